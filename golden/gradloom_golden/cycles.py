@@ -1,0 +1,146 @@
+"""The exact cost of a descriptor: clock cycles, slots, and buffer words read and written.
+
+Everything follows from the descriptor alone; nothing depends on data. A tile of R rows and C
+columns streams T rows of X or D, with q activations in a packed word and G = ceil(T / q) groups.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .config import Config
+from .precision import MANTISSA_BITS
+from .program import COUNTERS, DESCRIPTOR_WORDS, Descriptor, Drain, Opcode, Schedule
+
+__all__ = ["FETCH_CYCLES", "counts", "descriptor_cycles", "program_cycles", "tile_slots"]
+
+FETCH_CYCLES = DESCRIPTOR_WORDS + 1 + 1 + 8
+"""Read the words (the last arrives a cycle late), check the fields, check seven regions."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """A streaming descriptor's loop counts."""
+
+    tiles: int
+    outer: int
+    steps: int
+    groups: int
+    has_ws: bool
+    has_os: bool
+
+
+def _layer(d: Descriptor) -> _Layer:
+    forward = d.opcode == Opcode.FORWARD
+    return _Layer(
+        tiles=d.k_tiles * d.n_tiles,
+        outer=d.n_tiles if forward else d.k_tiles,
+        steps=d.steps,
+        groups=-(-d.steps // (1 << d.lanes_log2)),
+        has_ws=not forward and d.schedule != Schedule.WEIGHT_GRADIENT,
+        has_os=not forward and d.schedule != Schedule.INPUT_GRADIENT,
+    )
+
+
+def tile_slots(d: Descriptor) -> int:
+    """Return the slots that one tile streams.
+
+    Forward, and weight-stationary backward: T. Output-stationary: T, or with packed lanes
+    G q + 1, since a group's product follows its last gradient. Interleaved: G (q + 1).
+    """
+    layer = _layer(d)
+    lanes = 1 << d.lanes_log2
+    if d.opcode == Opcode.FORWARD or d.schedule == Schedule.INPUT_GRADIENT:
+        return d.steps
+    os_slots = d.steps if lanes == 1 else layer.groups * lanes + 1
+    if d.schedule == Schedule.WEIGHT_GRADIENT:
+        return os_slots
+    if d.schedule == Schedule.SEQUENTIAL:
+        return d.steps + os_slots
+    return layer.groups * (lanes + 1)
+
+
+def descriptor_cycles(config: Config, d: Descriptor) -> int:
+    """Return the cycles from the start of a descriptor to the earliest start of the next.
+
+    Without overlap each tile loads R rows and streams its slots; the gradients of a tile leave
+    while the next one loads. With overlap only the first load (R, and one to swap) and the last
+    drain (R) show, unless a tile has fewer than R + 1 slots to hide the others in. The last wave
+    then crosses the array.
+    """
+    rows, columns = config.rows, config.columns
+    if d.opcode == Opcode.CONFIDENCE:
+        return d.steps * -(-d.classes // config.lane_count) + 4
+    if d.opcode == Opcode.ANGLE:
+        decide = config.dot_bits - MANTISSA_BITS + 5 if d.last else 0
+        return 3 + d.rows * (4 * columns + 3) + decide
+    layer, slots = _layer(d), tile_slots(d)
+    if config.overlap:
+        busy = max(slots, rows + 1)
+        last = busy if layer.has_os and layer.tiles > 1 else slots
+        waves = rows + 1 + (layer.tiles - 1) * busy + last
+    else:
+        waves = layer.tiles * (rows + slots)
+    if layer.has_os:
+        return waves + rows + columns + 2
+    return waves + rows + columns + 1
+
+
+def program_cycles(config: Config, descriptors: Sequence[Descriptor]) -> int:
+    """Return the cycles that the machine is busy with a program without errors.
+
+    The next descriptor is fetched while the present one runs.
+    """
+    cycles = 1 + FETCH_CYCLES
+    for descriptor in descriptors[:-1]:
+        cycles += max(FETCH_CYCLES + 1, descriptor_cycles(config, descriptor))
+    return cycles + descriptor_cycles(config, descriptors[-1])
+
+
+def counts(config: Config, d: Descriptor) -> dict[str, int]:
+    """Return what a descriptor adds to each counter, but for the samples kept and skipped.
+
+    `cycles` here is the descriptor's own; the machine's counter includes the fetching between.
+    """
+    total = dict.fromkeys(COUNTERS, 0)
+    cycles = descriptor_cycles(config, d)
+    total["descriptors"] = 1
+    total["cycles"] = cycles
+    total[f"{Opcode(d.opcode).name.lower()}_cycles"] = cycles
+    if d.opcode == Opcode.CONFIDENCE:
+        total["x_reads"] = d.steps * -(-d.classes // config.lane_count)
+        return total
+    if d.opcode == Opcode.ANGLE:
+        total["state_reads"] = 2 * d.rows
+        return total
+
+    layer = _layer(d)
+    forward = d.opcode == Opcode.FORWARD
+    tile_rows = layer.tiles * config.rows
+    streamed = layer.tiles * d.steps
+    inner = layer.tiles // layer.outer
+    total["weight_reads"] = tile_rows
+    if forward or layer.has_ws:
+        finished = layer.outer * d.steps
+        total["forward_slots" if forward else "ws_slots"] = streamed
+        total["sum_reads"] = streamed - finished
+        total["sum_writes"] = streamed if d.keep_sums else streamed - finished
+        total["y_writes" if forward else "dx_writes"] = 0 if d.keep_sums else finished
+        if not forward and d.mask and not d.keep_sums:
+            total["mask_reads"] = finished
+    if forward:
+        total["x_reads"] = streamed
+        return total
+
+    total["d_reads"] = streamed * (2 if d.schedule == Schedule.SEQUENTIAL else 1)
+    if layer.has_os:
+        total["os_products"] = streamed
+        total["x_reads"] = streamed
+        if d.lanes_log2:
+            total["x_reads"] = layer.outer * d.steps
+            total["packed_reads"] = layer.outer * (inner - 1) * layer.groups
+            total["packed_writes"] = layer.outer * layer.groups if inner > 1 else 0
+        total["state_writes"] = tile_rows
+        if d.drain == Drain.UPDATE:
+            total["state_reads"] = tile_rows
+            total["weight_writes"] = tile_rows
+    return total

@@ -1,0 +1,49 @@
+"""Integer rounding, saturation and sign: the only routines that narrow a number.
+
+Every value is an integer with a power-of-two scale kept outside the machine.
+"""
+
+import numpy as np
+
+__all__ = ["HALF", "integer_range", "round_shift", "saturate", "sign_extend"]
+
+HALF = 0x8000
+"""The `random` value that makes `round_shift` round to nearest, halves up."""
+
+
+def integer_range(bits: int, *, signed: bool = True) -> tuple[int, int]:
+    """Return the least and the greatest `bits`-bit integer."""
+    return (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
+
+
+def round_shift(value, shift: int, random=HALF) -> np.ndarray:
+    """Divide by ``2**shift`` and round, up with the probability of the dropped fraction.
+
+    The quotient is cut to 16 fraction bits; `random`, uniform in [0, 65536), is added there and
+    the fraction dropped. `HALF` in its place rounds to nearest.
+
+    Parameters
+    ----------
+    value : int array
+        At most 47 bits with sign.
+    shift : int
+        0 to 31.
+    random : int array, broadcast against `value`
+
+    Returns
+    -------
+    int64 array
+    """
+    fraction = (np.asarray(value, np.int64) << 16) >> shift
+    return (fraction + np.asarray(random, np.int64)) >> 16
+
+
+def saturate(value, bits: int, *, signed: bool = True) -> np.ndarray:
+    """Clip to the range of a `bits`-bit integer."""
+    return np.clip(np.asarray(value, np.int64), *integer_range(bits, signed=signed))
+
+
+def sign_extend(value, bits: int) -> np.ndarray:
+    """Read the low `bits` of each element as two's complement."""
+    low = np.asarray(value, np.int64) & (1 << bits) - 1
+    return low - ((low >> bits - 1) << bits)

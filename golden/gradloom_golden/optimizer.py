@@ -1,0 +1,65 @@
+"""Stochastic gradient descent on integers, as done where the gradient leaves the array.
+
+A master weight of `master_bits` is kept as its top `operand_bits`, which the array multiplies
+with, and an unsigned residue. The weight it stands for is the master less half a residue range,
+so the top part is that weight rounded to nearest.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .fixed import round_shift, saturate
+
+__all__ = ["VELOCITY_BITS", "Rule", "join", "split", "update"]
+
+VELOCITY_BITS = 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rule:
+    """Shifts of one update.
+
+    Parameters
+    ----------
+    gradient_shift : int
+        The step is dW / 2**gradient_shift, or with momentum what is added to the velocity.
+    momentum : bool
+    decay_shift : int
+        The velocity keeps 1 - 2**-decay_shift of itself.
+    rate_shift : int
+        With momentum the step is velocity / 2**rate_shift.
+    """
+
+    gradient_shift: int
+    momentum: bool = False
+    decay_shift: int = 3
+    rate_shift: int = 0
+
+
+def join(weight, residue, residue_bits: int) -> np.ndarray:
+    """Return the master weight from the part that the array sees and the residue."""
+    return (np.asarray(weight, np.int64) << residue_bits) + residue
+
+
+def split(master, residue_bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the part that the array sees and the residue."""
+    master = np.asarray(master, np.int64)
+    return master >> residue_bits, master & (1 << residue_bits) - 1
+
+
+def update(master, velocity, gradient, rule: Rule, *, master_bits: int,
+           random_gradient, random_step) -> tuple[np.ndarray, np.ndarray]:
+    """Return the new master weights and velocities; all arrays have one shape.
+
+    Both random arrays are 16-bit draws. The rounded gradient, the velocity (16 bits) and the
+    master weight saturate.
+    """
+    push = saturate(round_shift(gradient, rule.gradient_shift, random_gradient), VELOCITY_BITS)
+    velocity = np.asarray(velocity, np.int64)
+    step = push
+    if rule.momentum:
+        kept = velocity - (velocity >> rule.decay_shift)
+        velocity = saturate(kept + push, VELOCITY_BITS)
+        step = round_shift(velocity, rule.rate_shift, random_step)
+    return saturate(np.asarray(master, np.int64) - step, master_bits), velocity

@@ -1,0 +1,165 @@
+"""Processing element: one multiplier for the forward pass, the input and the weight gradient."""
+
+from amaranth import Cat, Module, Mux, Signal, signed, unsigned
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+from gradloom_golden.config import Config
+
+from .lane_multiplier import LaneMultiplier
+from .layouts import Mode, Wave
+
+__all__ = ["TAPS", "ProcessingElement", "cell_ports"]
+
+TAPS = 3
+"""Rows below a cell whose passing gradients it can see."""
+
+
+def cell_ports(config: Config) -> dict:
+    """Return the members of a cell, by direction; a row has the same, side by side."""
+    operand = signed(config.operand_bits)
+    gradient = signed(config.gradient_bits)
+    partial_sum = signed(config.sum_bits)
+    wgrad = signed(config.wgrad_bits)
+    return {
+        "mode": In(Mode),
+        "wave_i": In(Wave),
+        "wave_o": Out(Wave),
+        "west": In(partial_sum),
+        "east": Out(partial_sum),
+        "gradient_i": In(gradient),
+        "gradient_o": Out(gradient),
+        "taps": In(data.ArrayLayout(gradient, TAPS)),
+        "sum_i": In(partial_sum),
+        "sum_o": Out(partial_sum),
+        "weight_i": In(operand),
+        "weight_o": Out(operand),
+        "drain_i": In(wgrad),
+        "drain_o": Out(wgrad),
+    }
+
+
+class ProcessingElement(wiring.Component):
+    """One cell of the array: holds W[k,n] and accumulates dW[k,n].
+
+    A slot is one cycle. Forward: ``sum_o = sum_i + west * W``, and `west` (X) goes on east.
+    Weight-stationary backward: ``east = west + gradient_i * W``, and `gradient_i` (D) goes on
+    south. Output-stationary backward: ``dW += west * D``, and `west` (X) goes on east. Everything
+    leaves one cycle after it entered.
+
+    With packed lanes the output-stationary slot multiplies the fields of `west` with the newest
+    gradients of the group: its own register and the registers of the rows below, which still hold
+    the steps before (`taps`, nearest first). The vertical chain is the gradient history.
+
+    Weights enter from the south and gradients leave to the north, against the wavefront, so that
+    a chain of plain registers shifts by one for each `shift` wave.
+
+    Parameters
+    ----------
+    config : Config
+
+    Members
+    -------
+    See `cell_ports`. The low bits of `west` and `east` carry X whenever they carry no sum.
+    """
+
+    def __init__(self, config: Config):
+        self.config = config
+        super().__init__(cell_ports(config))
+
+    def elaborate(self, platform):
+        m = Module()
+        weight = Signal(signed(self.config.operand_bits))
+        wgrad = Signal(signed(self.config.wgrad_bits))
+        product = self._multiply(m, weight)
+
+        adds_down = Signal()
+        addend = Signal(signed(self.config.wgrad_bits))
+        total = Signal(signed(self.config.wgrad_bits))
+        m.d.comb += [
+            adds_down.eq(self.mode.forward | self.wave_i.os),
+            addend.eq(Mux(self.wave_i.os, wgrad, Mux(self.mode.forward, self.sum_i, self.west))),
+            total.eq(addend + product),
+        ]
+
+        operand_bits = self.config.operand_bits
+        passing = Mux(adds_down, self.west[:operand_bits], total[:operand_bits])
+        m.d.sync += [
+            self.wave_o.eq(self.wave_i),
+            self.gradient_o.eq(self.gradient_i),
+            self.east.eq(Cat(passing, total[operand_bits:])),
+        ]
+        m.d.comb += self.sum_o.eq(wgrad)
+        if self.config.overlap:
+            self._shadow_chain(m, weight, wgrad, total, adds_down)
+        else:
+            self._chain(m, weight, wgrad, total, adds_down)
+        return m
+
+    def _multiply(self, m, weight):
+        """Return this slot's product, from the one multiplier."""
+        x = self.west[:self.config.operand_bits]
+        takes_x = Signal()
+        word = Signal(unsigned(self.config.operand_bits))
+        factor = Signal(signed(self.config.gradient_bits))
+        m.d.comb += [
+            takes_x.eq(self.mode.forward | self.wave_i.os),
+            word.eq(Mux(takes_x, x, weight)),
+            factor.eq(Mux(self.mode.forward, weight, self.gradient_i)),
+        ]
+        product = Signal(signed(self.config.product_bits))
+        is_unsigned = takes_x & self.mode.x_unsigned
+        if not self.config.lanes:
+            operand = Signal(signed(self.config.operand_bits + 1))
+            m.d.comb += [
+                operand.eq(Cat(word, word[-1] & ~is_unsigned)),
+                product.eq(operand * factor),
+            ]
+            return product
+
+        two = Signal()
+        four = Signal()
+        newest = Signal(signed(self.config.gradient_bits))
+        m.submodules.multiplier = multiplier = LaneMultiplier(self.config.gradient_bits)
+        factors = multiplier.factors
+        m.d.comb += [
+            two.eq(self.wave_i.os & self.mode.two),
+            four.eq(self.wave_i.os & self.mode.four),
+            newest.eq(Mux(two | four, self.gradient_o, factor)),
+            # Quarter f multiplies step bit_reverse(f) of a group of four, f // 2 of a pair.
+            factors[3].eq(newest),
+            factors[2].eq(Mux(four, self.taps[1], newest)),
+            factors[1].eq(Mux(two | four, self.taps[0], newest)),
+            factors[0].eq(Mux(four, self.taps[2], factors[1])),
+            multiplier.word.eq(word),
+            multiplier.two.eq(two),
+            multiplier.four.eq(four),
+            multiplier.unsigned.eq(is_unsigned),
+            product.eq(multiplier.product),
+        ]
+        return product
+
+    def _chain(self, m, weight, wgrad, total, adds_down):
+        """Weights and gradients shift through the working registers: no slots meanwhile."""
+        m.d.comb += [self.weight_o.eq(weight), self.drain_o.eq(wgrad)]
+        with m.If(self.wave_i.shift):
+            m.d.sync += [weight.eq(self.weight_i), wgrad.eq(self.drain_i)]
+        with m.Elif(adds_down):
+            m.d.sync += wgrad.eq(total)
+
+    def _shadow_chain(self, m, weight, wgrad, total, adds_down):
+        """A second pair of registers shifts while the first works; `swap` exchanges them."""
+        next_weight = Signal(signed(self.config.operand_bits))
+        last_wgrad = Signal(signed(self.config.wgrad_bits))
+        updated = Signal(signed(self.config.wgrad_bits))
+        m.d.comb += [
+            self.weight_o.eq(next_weight),
+            self.drain_o.eq(last_wgrad),
+            updated.eq(Mux(adds_down, total, wgrad)),
+        ]
+        m.d.sync += wgrad.eq(updated)
+        with m.If(self.wave_i.swap):
+            m.d.sync += [weight.eq(next_weight), next_weight.eq(weight), last_wgrad.eq(updated)]
+            with m.If(~self.mode.forward):
+                m.d.sync += wgrad.eq(0)
+        with m.Elif(self.wave_i.shift):
+            m.d.sync += [next_weight.eq(self.weight_i), last_wgrad.eq(self.drain_i)]

@@ -1,0 +1,1 @@
+"""Area of generated hardware, measured with Yosys."""

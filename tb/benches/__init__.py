@@ -1,0 +1,1 @@
+"""The cocotb side of the tests: modules that run inside a simulator."""

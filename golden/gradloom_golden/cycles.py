@@ -11,7 +11,10 @@ from .config import Config
 from .precision import MANTISSA_BITS
 from .program import COUNTERS, DESCRIPTOR_WORDS, Descriptor, Drain, Opcode, Schedule
 
-__all__ = ["FETCH_CYCLES", "counts", "descriptor_cycles", "program_cycles", "tile_slots"]
+__all__ = ["FETCH_CYCLES", "PROGRAM_CYCLES", "counts", "descriptor_cycles", "program_cycles", "tile_slots"]
+
+PROGRAM_CYCLES = 2
+"""To offer the first descriptor, and to let the last write settle."""
 
 FETCH_CYCLES = DESCRIPTOR_WORDS + 1 + 1 + 8
 """Read the words (the last arrives a cycle late), check the fields, check seven regions."""
@@ -62,10 +65,11 @@ def tile_slots(d: Descriptor) -> int:
 def descriptor_cycles(config: Config, d: Descriptor) -> int:
     """Return the cycles from the start of a descriptor to the earliest start of the next.
 
-    Without overlap each tile loads R rows and streams its slots; the gradients of a tile leave
-    while the next one loads. With overlap only the first load (R, and one to swap) and the last
-    drain (R) show, unless a tile has fewer than R + 1 slots to hide the others in. The last wave
-    then crosses the array.
+    A load or a drain is R shifts of whole columns, and waits R - 1 cycles for the last wave to pass
+    all rows. Without overlap a load comes before each tile (the drain of the tile before shares it).
+    With overlap only the first load (R, and one cycle to swap) and the last drain (2R - 1) show,
+    unless a tile has fewer than 2R slots to hide the others behind. The last wave then crosses the
+    array.
     """
     rows, columns = config.rows, config.columns
     if d.opcode == Opcode.CONFIDENCE:
@@ -75,14 +79,14 @@ def descriptor_cycles(config: Config, d: Descriptor) -> int:
         return 3 + d.rows * (4 * columns + 3) + decide
     layer, slots = _layer(d), tile_slots(d)
     if config.overlap:
-        busy = max(slots, rows + 1)
-        last = busy if layer.has_os and layer.tiles > 1 else slots
-        waves = rows + 1 + (layer.tiles - 1) * busy + last
+        hiding = max(slots, 2 * rows)
+        last = hiding if layer.has_os and layer.tiles > 1 else slots
+        streamed = rows + 1 + (layer.tiles - 1) * hiding + last
     else:
-        waves = layer.tiles * (rows + slots)
+        streamed = rows + layer.tiles * slots + (layer.tiles - 1) * (2 * rows - 1)
     if layer.has_os:
-        return waves + rows + columns + 2
-    return waves + rows + columns + 1
+        return streamed + 2 * rows - 1 + columns
+    return streamed + rows + columns
 
 
 def program_cycles(config: Config, descriptors: Sequence[Descriptor]) -> int:
@@ -90,7 +94,7 @@ def program_cycles(config: Config, descriptors: Sequence[Descriptor]) -> int:
 
     The next descriptor is fetched while the present one runs.
     """
-    cycles = 1 + FETCH_CYCLES
+    cycles = PROGRAM_CYCLES + FETCH_CYCLES
     for descriptor in descriptors[:-1]:
         cycles += max(FETCH_CYCLES + 1, descriptor_cycles(config, descriptor))
     return cycles + descriptor_cycles(config, descriptors[-1])

@@ -9,7 +9,7 @@ import numpy as np
 
 from . import gemm, lanes, optimizer, precision
 from .config import Config
-from .cycles import FETCH_CYCLES, counts, descriptor_cycles
+from .cycles import FETCH_CYCLES, PROGRAM_CYCLES, counts, descriptor_cycles
 from .fixed import HALF, integer_range, round_shift, saturate, sign_extend
 from .lfsr import Bank, Lfsr, high_half, low_half
 from .program import (
@@ -111,7 +111,7 @@ class GoldenMachine:
             self._error = Error.PROGRAM_LENGTH
             return 0
         program = self.memory[Region.PROGRAM].reshape(-1, DESCRIPTOR_WORDS)
-        cycles = 1 + FETCH_CYCLES
+        cycles = PROGRAM_CYCLES + FETCH_CYCLES
         for index in range(length):
             words = program[index].tolist()
             self._error = check(self.config, words)

@@ -112,7 +112,7 @@ EXPORT uint64_t gradloom_run(Machine* machine, uint64_t limit) {
         machine->settle();
         machine->edge();
         ++spent;
-    } while (spent < limit);
+    } while (machine->top.busy && spent < limit);
     return spent;
 }
 

@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 from gradloom_golden.config import ceil_log2
 
 from .ram import Ram
+from .select import select
 
 __all__ = ["Buffer"]
 
@@ -106,8 +107,7 @@ class Buffer(wiring.Component):
         shown = data.View(data.ArrayLayout(unsigned(self.bits), self.chunk),
                           Signal(chunk_bits, name="shown"))
         m.d.comb += shown.as_value().eq(
-            ram.read_data.word_select(host_chunk_read, chunk_bits)
-            if chunks > 1 else ram.read_data)
+            select(m, ram.read_data, host_chunk_read, chunk_bits, name="host_chunk"))
         for index in range(self.chunk):
             m.d.comb += self.host_data_o[index * self.host_bits:][:self.bits].eq(shown[index])
         return m

@@ -13,6 +13,7 @@ from .layouts import DescriptorLayout
 from .lfsr import Lfsr
 from .requantize import RequantizeLane
 from .rounding import HALF, saturate
+from .select import select
 from .tile_loop import BlockPointer, TileLoop
 
 __all__ = ["Collector"]
@@ -171,8 +172,8 @@ class Collector(wiring.Component):
         ]
         masks = Signal(lanes)
         masked = descriptor.mask & ~self.forward
-        m.d.comb += masks.eq(Mux(
-            masked, self.mask_read_data.word_select(mask_part, config.rows), (1 << lanes) - 1))
+        mask_row = select(m, self.mask_read_data, mask_part, config.rows, name="mask_row")
+        m.d.comb += masks.eq(Mux(masked, mask_row, (1 << lanes) - 1))
         for index in range(lanes):
             lane = place(m, platform, f"lane_{index}", "requantize_lane",
                          partial(RequantizeLane, config))

@@ -1,6 +1,6 @@
 """Event counters that the host reads."""
 
-from amaranth import Module, Signal
+from amaranth import Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from gradloom_golden.program import COUNTERS
@@ -42,5 +42,5 @@ class Counters(wiring.Component):
         with m.Switch(self.select):
             for index, counter in enumerate(counters):
                 with m.Case(index):
-                    m.d.comb += self.value.eq(counter.word_select(self.word, 32))
+                    m.d.comb += self.value.eq(Mux(self.word, counter[32:], counter[:32]))
         return m

@@ -6,6 +6,7 @@ not grow with rows x columns; for Amaranth's simulator, which cannot run an Inst
 elaborates the part in line.
 """
 
+import gc
 from functools import partial
 
 from amaranth import ClockSignal, Instance, Module, ResetSignal
@@ -25,18 +26,17 @@ class Emitter:
         self._texts: list[str] = []
 
     def text(self, component: wiring.Component, name: str) -> str:
-        """Return RTLIL for `component` and every part below it, parts first."""
+        """Return RTLIL for `component` and every part below it."""
         top = rtlil.convert(component, name=name, platform=self, emit_src=False)
-        return "\n".join([*self._texts, top])
+        return "\n".join([top, *self._texts])
 
     def place(self, m: Module, name: str, module: str, part: partial):
         """Instantiate `part` as Verilog module `module`; return its ports."""
         if module not in self._parts:
             template = part()
             self._parts[module] = (part, template)
-            # Its own parts put their text before this one.
-            text = rtlil.convert(template, name=module, platform=self, emit_src=False)
-            self._texts.append(text)
+            self._texts.append(
+                rtlil.convert(template, name=module, platform=self, emit_src=False))
         known, template = self._parts[module]
         if (known.func, known.args, known.keywords) != (part.func, part.args, part.keywords):
             raise ValueError(f"module name {module!r} stands for two different parts: rename one")
@@ -70,7 +70,14 @@ def place(m: Module, platform, name: str, module: str, part: partial):
 
 def to_rtlil(component: wiring.Component, name: str) -> str:
     """Return RTLIL for the component and its parts."""
-    return Emitter().text(component, name)
+    # Conversion makes millions of small objects and no garbage; collecting doubles its time.
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        return Emitter().text(component, name)
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def to_verilog(component: wiring.Component, name: str) -> str:

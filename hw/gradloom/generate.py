@@ -17,6 +17,10 @@ def machine_verilog(config: Config) -> str:
 
     The top module is `TOP`; its clock is ``clk``, its synchronous reset ``rst``.
     """
-    head = [f"// GradLoom {__version__}, generated. Configuration:"]
+    head = [
+        "/* verilator lint_off UNUSEDSIGNAL */ // slices of words, and arithmetic cut to its width",
+        "/* verilator lint_off CASEOVERLAP */ // priorities, written by Yosys as overlapping cases",
+    ]
+    head += [f"// GradLoom {__version__}, generated. Configuration:"]
     head += [f"//   {line}" for line in config.to_json().splitlines()]
     return "\n".join([*head, to_verilog(Machine(config), TOP), RAM_VERILOG])

@@ -36,10 +36,9 @@ class Mode(data.Struct):
 class Wave(data.Struct):
     """Commands that ripple through the array, one cell per cycle south and east.
 
-    Without `os` a slot is weight-stationary. `shift` moves the weight chain and the gradient
-    chain one cell north. `swap` (overlap only) exchanges the chain with what the cell works on.
+    Without `os` a slot is weight-stationary. `swap` (overlap only) exchanges what the cell works on
+    with what its shadow chain holds, at the end of the slot.
     """
 
     os: 1
-    shift: 1
     swap: 1

@@ -19,12 +19,12 @@ class WeightLoader(wiring.Component):
 
     Members
     -------
-    start : In(1)
-        `descriptor` is new.
+    start : In(1), first : In
+        Read the first row, at `first`; `descriptor` is right from the next cycle on.
     descriptor : In(DescriptorLayout)
     forward : In(1)
     next : In(1)
-        Read a row in this cycle.
+        Read a row in this cycle; given with `start`, too.
     read_en : Out(1), read_address : Out
     """
 
@@ -32,6 +32,7 @@ class WeightLoader(wiring.Component):
         self.config = config
         super().__init__({
             "start": In(1),
+            "first": In(ceil_log2(config.weight_depth)),
             "descriptor": In(DescriptorLayout),
             "forward": In(1),
             "next": In(1),
@@ -53,10 +54,10 @@ class WeightLoader(wiring.Component):
             loop.inner_count.eq(Mux(self.forward, descriptor.k_tiles, descriptor.n_tiles)),
             loop.advance.eq(self.next & (row == rows - 1)),
             self.read_en.eq(self.next),
-            self.read_address.eq(address + row),
+            self.read_address.eq(Mux(self.start, self.first, address + row)),
         ]
         with m.If(self.start):
-            m.d.sync += [address.eq(descriptor.w_base), outer_base.eq(descriptor.w_base), row.eq(0)]
+            m.d.sync += [address.eq(self.first), outer_base.eq(self.first), row.eq(1)]
         with m.Elif(self.next):
             m.d.sync += row.eq(row + 1)
             with m.If(loop.advance):

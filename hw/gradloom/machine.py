@@ -26,6 +26,7 @@ from .packer import Packer
 from .precision import Precision
 from .ram import Ram
 from .scheduler import Scheduler
+from .select import select
 from .sequencer import Sequencer
 from .skew import delay
 
@@ -137,12 +138,19 @@ class Machine(wiring.Component):
                                 Mux(sequencer.unit_ready, 0, self.current.opcode))),
         ]
         m.d.sync += self.starts.eq(sequencer.accept)
-        for unit in (self.loader, self.collector, self.optimizer):
+        for unit in (self.collector, self.optimizer):
             m.d.comb += [unit.start.eq(self.starts), unit.descriptor.eq(self.current)]
+        m.d.comb += [
+            self.loader.start.eq(self.scheduler.start),
+            self.loader.first.eq(sequencer.coming.w_base),
+            self.loader.descriptor.eq(self.current),
+        ]
         for unit in (self.loader, self.collector):
             m.d.comb += unit.forward.eq(self.scheduler.mode.forward)
         m.d.comb += [
-            self.array.mode.eq(self.scheduler.mode), self.array.wave.eq(self.scheduler.wave),
+            self.array.mode.eq(self.scheduler.mode),
+            self.array.wave.eq(self.scheduler.wave),
+            self.array.shift.eq(self.scheduler.shift),
         ]
 
     def _west_edge(self, m):
@@ -158,9 +166,8 @@ class Machine(wiring.Component):
             scheduler.keep_index.eq(self.keep_x.read_data),
         ]
         rows, bits = self.config.rows, self.config.operand_bits
-        read = Signal(rows * bits, name="x_row")
-        m.d.comb += read.eq(
-            activations.read_data.as_value().word_select(scheduler.x_part, rows * bits))
+        read = select(m, activations.read_data.as_value(), scheduler.x_part, rows * bits,
+                      name="x_row")
         chosen = Signal(rows * bits, name="west_row")
         m.d.comb += chosen.eq(read)
         if self.packer is not None:
@@ -183,7 +190,7 @@ class Machine(wiring.Component):
         """D comes from the gradient buffer; rows that pad a group are zero."""
         scheduler, gradients = self.scheduler, self.buffers[Region.GRADIENT]
         width = self.config.columns * self.config.gradient_bits
-        row = gradients.read_data.as_value().word_select(scheduler.d_part, width)
+        row = select(m, gradients.read_data.as_value(), scheduler.d_part, width, name="d_row")
         m.d.comb += [
             gradients.read_en.eq(scheduler.d_read),
             gradients.read_address.eq(scheduler.d_address),
@@ -195,9 +202,7 @@ class Machine(wiring.Component):
         scheduler, collector, loader = self.scheduler, self.collector, self.loader
         weights, sums = self.buffers[Region.WEIGHT], self.buffers[Region.SUMS]
         m.d.comb += [
-            # `load` is issued a cycle before its wave, and the buffer takes a cycle to answer.
-            loader.next.eq(
-                delay(m, scheduler.load, self.array.WEIGHT_LATENCY, name="load_delay")),
+            loader.next.eq(scheduler.load),
             weights.read_en.eq(loader.read_en),
             weights.read_address.eq(loader.read_address),
             self.array.weights.as_value().eq(weights.read_data.as_value()),

@@ -109,7 +109,8 @@ class Optimizer(wiring.Component):
     """Takes drained rows in the order of the tiles, reads their state, writes weights and state.
 
     `coming` announces a drained row one cycle before it stands at `drained` and `old_weights`; its
-    results are written three cycles after the announcement. Rows lie one after the other from
+    results are written three cycles after the announcement, the last ones at the latest in the cycle
+    of the next `start`. Rows lie one after the other from
     `w_base` and `state_base`.
 
     Members
@@ -158,6 +159,9 @@ class Optimizer(wiring.Component):
         stages = Signal(self.LATENCY)
         m.d.sync += stages.eq((stages << 1) | self.coming)
         written = stages[-1]
+        # The last row is written when the next descriptor has come already.
+        held = Signal(DescriptorLayout)
+        m.d.sync += held.eq(descriptor)
         with m.If(self.start):
             m.d.sync += [read_row.eq(0), write_row.eq(0)]
         with m.Else():
@@ -166,9 +170,9 @@ class Optimizer(wiring.Component):
             self.state_read_en.eq(self.coming & ~store),
             self.state_read_address.eq(descriptor.state_base + read_row),
             self.state_write_en.eq(written),
-            self.state_write_address.eq(descriptor.state_base + write_row),
-            self.weight_write_en.eq(written & ~store),
-            self.weight_write_address.eq(descriptor.w_base + write_row),
+            self.state_write_address.eq(held.state_base + write_row),
+            self.weight_write_en.eq(written & (held.drain != Drain.STORE)),
+            self.weight_write_address.eq(held.w_base + write_row),
         ]
 
         m.submodules.lfsr = lfsr = Lfsr(Bank.UPDATE, self.config.columns)
@@ -185,10 +189,12 @@ class Optimizer(wiring.Component):
                 lane.weight.eq(self.old_weights[column]),
                 lane.state.eq(self.state_read_data[column]),
                 lane.random.eq(lfsr.state[column]),
-                lane.store.eq(store),
+                lane.store.eq(held.drain == Drain.STORE),
                 self.state_write_data[column].eq(lane.new_state),
                 self.weight_write_data[column].eq(lane.new_weight),
             ]
-            for name in ("x_shift", "gradient_shift", "rate_shift", "decay_shift", "momentum"):
+            for name in ("x_shift", "gradient_shift"):
                 m.d.comb += getattr(lane, name).eq(getattr(descriptor, name))
+            for name in ("decay_shift", "momentum", "rate_shift"):
+                m.d.comb += getattr(lane, name).eq(getattr(held, name))
         return m

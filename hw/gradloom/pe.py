@@ -22,6 +22,7 @@ def cell_ports(config: Config) -> dict:
     wgrad = signed(config.wgrad_bits)
     return {
         "mode": In(Mode),
+        "shift": In(1),
         "wave_i": In(Wave),
         "wave_o": Out(Wave),
         "west": In(partial_sum),
@@ -50,8 +51,9 @@ class ProcessingElement(wiring.Component):
     gradients of the group: its own register and the registers of the rows below, which still hold
     the steps before (`taps`, nearest first). The vertical chain is the gradient history.
 
-    Weights enter from the south and gradients leave to the north, against the wavefront, so that
-    a chain of plain registers shifts by one for each `shift` wave.
+    `shift` moves weights and gradients one cell north, in all cells of a column at once: weights
+    enter from the south while gradients, with the weights that they belong to, leave to the north.
+    A chain that moved with the wavefront would need a second register a cell.
 
     Parameters
     ----------
@@ -141,7 +143,7 @@ class ProcessingElement(wiring.Component):
     def _chain(self, m, weight, wgrad, total, adds_down):
         """Weights and gradients shift through the working registers: no slots meanwhile."""
         m.d.comb += [self.weight_o.eq(weight), self.drain_o.eq(wgrad)]
-        with m.If(self.wave_i.shift):
+        with m.If(self.shift):
             m.d.sync += [weight.eq(self.weight_i), wgrad.eq(self.drain_i)]
         with m.Elif(adds_down):
             m.d.sync += wgrad.eq(total)
@@ -161,5 +163,5 @@ class ProcessingElement(wiring.Component):
             m.d.sync += [weight.eq(next_weight), next_weight.eq(weight), last_wgrad.eq(updated)]
             with m.If(~self.mode.forward):
                 m.d.sync += wgrad.eq(0)
-        with m.Elif(self.wave_i.shift):
+        with m.Elif(self.shift):
             m.d.sync += [next_weight.eq(self.weight_i), last_wgrad.eq(self.drain_i)]

@@ -1,8 +1,8 @@
-"""A row of cells."""
+"""A row of cells, and rows on top of each other."""
 
 from functools import partial
 
-from amaranth import Module
+from amaranth import Cat, Module
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from gradloom_golden.config import Config
@@ -10,7 +10,7 @@ from gradloom_golden.config import Config
 from .emit import place
 from .pe import TAPS, ProcessingElement, cell_ports
 
-__all__ = ["COLUMN_PORTS", "Row"]
+__all__ = ["COLUMN_PORTS", "Row", "Stack", "place_stack", "stack_ports"]
 
 COLUMN_PORTS = ("gradient_i", "gradient_o", "sum_i", "sum_o", "weight_i", "weight_o", "drain_i",
                 "drain_o")
@@ -20,7 +20,7 @@ COLUMN_PORTS = ("gradient_i", "gradient_o", "sum_i", "sum_o", "weight_i", "weigh
 class Row(wiring.Component):
     """Cells side by side: X and dX sums flow east through it, the rest passes north and south.
 
-    LATENCY is one cycle a cell from west to east, one cycle from north to south.
+    A wave moves one cell east a cycle, and to the row below after one cycle.
 
     Parameters
     ----------
@@ -28,34 +28,22 @@ class Row(wiring.Component):
 
     Members
     -------
-    mode, wave_i, west, east
-        As of a cell.
-    COLUMN_PORTS
-        Arrays of a cell's members, one a column.
-    taps : In(ArrayLayout(ArrayLayout(gradient, columns), TAPS))
-        `gradient_o` of the three rows below, nearest first.
+    See `stack_ports`, for one row.
     """
 
     def __init__(self, config: Config):
         self.config = config
-        ports = cell_ports(config)
-        members = {name: ports[name] for name in ("mode", "wave_i", "west", "east")}
-        for name in COLUMN_PORTS:
-            member = ports[name]
-            direction = In if member.flow == In else Out
-            members[name] = direction(data.ArrayLayout(member.shape, config.columns))
-        gradients = members["gradient_i"].shape
-        members["taps"] = In(data.ArrayLayout(gradients, TAPS))
-        super().__init__(members)
+        super().__init__(stack_ports(config, 1))
 
     def elaborate(self, platform):
         m = Module()
-        west, wave = self.west, self.wave_i
+        west, wave = self.west[0], self.wave_i
         for column in range(self.config.columns):
             cell = place(m, platform, f"cell_{column}", "pe",
                          partial(ProcessingElement, self.config))
             m.d.comb += [
                 cell.mode.eq(self.mode),
+                cell.shift.eq(self.shift[column]),
                 cell.wave_i.eq(wave),
                 cell.west.eq(west),
             ]
@@ -64,7 +52,95 @@ class Row(wiring.Component):
                 inward = name.endswith("_i")
                 m.d.comb += theirs.eq(ours) if inward else ours.eq(theirs)
             for tap in range(TAPS):
-                m.d.comb += cell.taps[tap].eq(self.taps[tap][column])
+                m.d.comb += cell.taps[tap].eq(self.taps_i[tap][column])
             west, wave = cell.east, cell.wave_o
-        m.d.comb += self.east.eq(west)
+        m.d.comb += self.east[0].eq(west)
+        m.d.sync += self.wave_o.eq(self.wave_i)
+        seen = Cat(self.gradient_o.as_value(), self.taps_i.as_value())
+        m.d.comb += self.taps_o.as_value().eq(seen)
         return m
+
+
+class Stack(wiring.Component):
+    """A power of two of rows: two stacks of half the height, down to a row.
+
+    Halving keeps the cost of generation from growing with rows x columns.
+
+    Parameters
+    ----------
+    config : Config
+    height : int
+        At least 2.
+
+    Members
+    -------
+    See `stack_ports`.
+    """
+
+    def __init__(self, config: Config, height: int):
+        self.config = config
+        self.height = height
+        super().__init__(stack_ports(config, height))
+
+    def elaborate(self, platform):
+        m = Module()
+        half = self.height // 2
+        north = place_stack(m, platform, "north", self.config, half)
+        south = place_stack(m, platform, "south", self.config, half)
+        for index, part in enumerate((north, south)):
+            width = len(part.west.as_value())
+            here = slice(index * width, (index + 1) * width)
+            m.d.comb += [
+                part.mode.eq(self.mode),
+                part.shift.eq(self.shift),
+                part.west.as_value().eq(self.west.as_value()[here]),
+                self.east.as_value()[here].eq(part.east.as_value()),
+            ]
+        m.d.comb += [
+            north.wave_i.eq(self.wave_i), south.wave_i.eq(north.wave_o),
+            self.wave_o.eq(south.wave_o),
+        ]
+        for name in ("gradient", "sum"):
+            m.d.comb += [
+                getattr(north, f"{name}_i").eq(getattr(self, f"{name}_i")),
+                getattr(south, f"{name}_i").eq(getattr(north, f"{name}_o")),
+                getattr(self, f"{name}_o").eq(getattr(south, f"{name}_o")),
+            ]
+        for name in ("weight", "drain", "taps"):
+            m.d.comb += [
+                getattr(south, f"{name}_i").eq(getattr(self, f"{name}_i")),
+                getattr(north, f"{name}_i").eq(getattr(south, f"{name}_o")),
+                getattr(self, f"{name}_o").eq(getattr(north, f"{name}_o")),
+            ]
+        return m
+
+
+def stack_ports(config: Config, height: int) -> dict:
+    """Return the members of `height` rows.
+
+    ``mode``, ``wave_i``, ``wave_o``: as of a cell, but waves pass from the top row to the row below
+    the stack. ``shift``: a bit a column, for all rows at once. ``west``, ``east``: one sum a row. `COLUMN_PORTS`: what a cell has to its north
+    and south, once a column. ``taps_i``: ``gradient_o`` of the three rows below, nearest first;
+    ``taps_o``: of the three top rows, or of those that there are and the ones below.
+    """
+    cell = cell_ports(config)
+    members = {name: cell[name] for name in ("mode", "wave_i", "wave_o")}
+    for name in ("west", "east"):
+        members[name] = _repeated(cell[name], height)
+    for name in COLUMN_PORTS:
+        members[name] = _repeated(cell[name], config.columns)
+    taps = data.ArrayLayout(members["gradient_i"].shape, TAPS)
+    members["shift"] = In(config.columns)
+    return {**members, "taps_i": In(taps), "taps_o": Out(taps)}
+
+
+def _repeated(member, count: int):
+    direction = In if member.flow == In else Out
+    return direction(data.ArrayLayout(member.shape, count))
+
+
+def place_stack(m: Module, platform, name: str, config: Config, height: int):
+    """Add a row or a stack of rows."""
+    if height == 1:
+        return place(m, platform, name, "pe_row", partial(Row, config))
+    return place(m, platform, name, f"pe_rows_{height}", partial(Stack, config, height))

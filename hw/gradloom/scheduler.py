@@ -21,8 +21,8 @@ class Scheduler(wiring.Component):
     With `overlap` the next weights enter and the last gradients leave while a tile streams;
     without it the array shifts between tiles.
 
-    Everything here is issued one cycle before the wave that it belongs to: `wave` and the flags
-    named ``_wave`` come a register later, together with what the memories then answer.
+    Everything here is issued one cycle before the array sees it: `wave`, `shift` and the flags named
+    ``_wave`` come a register later, together with what the memories then answer.
 
     Members
     -------
@@ -32,7 +32,7 @@ class Scheduler(wiring.Component):
     ready : Out(1)
         No descriptor is running; the last write of the one before happens at the latest now.
     mode : Out(Mode)
-    wave : Out(Wave)
+    wave : Out(Wave), shift : Out(1)
     keep_address : Out, keep_index : In
         Index t and, a cycle later, entry t of the keep list.
     x_read, x_address, packed_read : Out
@@ -47,7 +47,8 @@ class Scheduler(wiring.Component):
     packed_write, packed_address, packed_part : Out
         Write what the packer holds.
     load, result, drain : Out(1)
-        This wave takes a row of weights, gives a row of sums, gives a row of gradients.
+        A shift takes a row of weights; a slot gives a row of sums; a shift gives a row of
+        gradients.
     product : Out(1)
         An activation of this slot goes into the weight gradient (for the counters).
     """
@@ -61,7 +62,7 @@ class Scheduler(wiring.Component):
         k_part, n_part = max(1, self.k_part_bits), max(1, self.n_part_bits)
         super().__init__({
             "start": In(1), "descriptor": In(DescriptorLayout), "ready": Out(1),
-            "mode": Out(Mode), "wave": Out(Wave),
+            "mode": Out(Mode), "wave": Out(Wave), "shift": Out(1),
             "keep_address": Out(steps), "keep_index": In(steps),
             "x_read": Out(1), "x_address": Out(activation), "packed_read": Out(1),
             "d_read": Out(1), "d_address": Out(ceil_log2(config.gradient_depth)),
@@ -246,63 +247,67 @@ class Scheduler(wiring.Component):
         ]
 
     def _sequence(self, m):
-        """Load, stream, drain: one wave a cycle."""
+        """Load, stream, drain.
+
+        A shift moves whole columns, so it waits until the wave that came before has passed all
+        rows: `age` counts the cycles of a tile, or since one ended.
+        """
         config, loop = self.config, self.loop
         rows, columns = config.rows, config.columns
         issued = Signal(Wave)
-        m.d.sync += self.wave.eq(issued)
+        shift = Signal()
+        m.d.sync += [self.wave.eq(issued), self.shift.eq(shift)]
+        m.d.comb += issued.os.eq(self.slot & self.slot_os)
 
-        shifts = Signal(range(rows + 1))
-        shifts_done = shifts == rows
-        needs_shifts = Signal()
+        age = Signal(range(2 * rows))
+        shift_from, shift_end = rows - 1, 2 * rows - 1
+        shifting = Signal()
+        finished = Signal()
         flush = Signal(range(rows + columns))
-        m.d.comb += [
-            needs_shifts.eq(~loop.last | (self.later_tile & self.drains)),
-            issued.os.eq(self.slot & self.slot_os),
-        ]
-        with m.If(issued.shift):
-            m.d.sync += shifts.eq(shifts + 1)
+        m.d.comb += shifting.eq((age >= shift_from) & (age < shift_end))
+        with m.If(age != shift_end):
+            m.d.sync += age.eq(age + 1)
 
         def end_tile():
             m.d.comb += self.tile_ends.eq(1)
-            m.d.sync += shifts.eq(0)
+            m.d.sync += [age.eq(0), finished.eq(loop.last)]
             if config.overlap:
                 m.d.comb += issued.swap.eq(~loop.last | self.drains)
             with m.If(~loop.last):
-                m.next = "stream" if config.overlap else "load"
+                m.next = "stream" if config.overlap else "turn"
             with m.Elif(self.drains):
-                m.next = "drain"
+                m.next = "turn"
             with m.Else():
                 m.d.sync += flush.eq(rows + columns - 1)
                 m.next = "flush"
 
         def shift_beside_slots():
-            with m.If(needs_shifts & ~shifts_done):
+            with m.If(needs_shifts & shifting):
                 m.d.comb += [
-                    issued.shift.eq(1),
+                    shift.eq(1),
                     self.load.eq(~loop.last),
                     self.drain.eq(self.later_tile & self.drains),
                 ]
 
+        needs_shifts = Signal()
+        m.d.comb += needs_shifts.eq(~loop.last | (self.later_tile & self.drains))
+
         with m.FSM(name="sequence"):
             with m.State("idle"):
                 m.d.comb += self.ready.eq(1)
-                m.d.sync += shifts.eq(0)
+                m.d.sync += [age.eq(shift_from + 1), finished.eq(0)]
                 with m.If(self.start):
-                    m.d.comb += [issued.shift.eq(1), self.load.eq(1)]
-                    m.d.sync += shifts.eq(1)
+                    m.d.comb += [shift.eq(1), self.load.eq(1)]
                     m.next = "load"
             with m.State("load"):
-                m.d.comb += [
-                    issued.shift.eq(1), self.load.eq(1),
-                    self.drain.eq(self.later_tile & self.drains),
-                ]
-                with m.If(shifts == rows - 1):
-                    m.d.sync += shifts.eq(0)
+                m.d.comb += [shift.eq(1), self.load.eq(1)]
+                with m.If(age == shift_end - 1):
+                    m.d.sync += age.eq(0)
                     m.next = "swap" if config.overlap else "stream"
             if config.overlap:
                 with m.State("swap"):
                     m.d.comb += issued.swap.eq(1)
+                    m.d.sync += age.eq(0)
                     m.next = "stream"
             with m.State("stream"):
                 m.d.comb += self.slot.eq(1)
@@ -310,7 +315,7 @@ class Scheduler(wiring.Component):
                     shift_beside_slots()
                 with m.If(self.slot_last):
                     if config.overlap:
-                        with m.If(needs_shifts & ~shifts_done):
+                        with m.If(needs_shifts & (age != shift_end)):
                             m.next = "pad"
                         with m.Else():
                             end_tile()
@@ -319,13 +324,18 @@ class Scheduler(wiring.Component):
             if config.overlap:
                 with m.State("pad"):
                     shift_beside_slots()
-                    with m.If(shifts_done):
+                    with m.If(age == shift_end):
                         end_tile()
-            with m.State("drain"):
-                m.d.comb += [issued.shift.eq(1), self.drain.eq(1)]
-                with m.If(shifts == rows - 1):
-                    m.d.sync += [shifts.eq(0), flush.eq(columns)]
-                    m.next = "flush"
+            with m.State("turn"):
+                with m.If(shifting):
+                    m.d.comb += [
+                        shift.eq(1), self.load.eq(~finished), self.drain.eq(self.drains),
+                    ]
+                with m.If(age == shift_end - 1):
+                    m.d.sync += [age.eq(0), flush.eq(columns - 1)]
+                    m.next = "stream"
+                    with m.If(finished):
+                        m.next = "flush"
             with m.State("flush"):
                 m.d.sync += flush.eq(flush - 1)
                 with m.If(flush == 0):

@@ -112,7 +112,10 @@ class Sequencer(wiring.Component):
                             m.next = "finish"
             with m.State("finish"):
                 with m.If(self.unit_ready):
-                    m.next = "idle"
+                    m.next = "settle"
+            with m.State("settle"):
+                # A unit's last write may come in the cycle after it is ready.
+                m.next = "idle"
 
     def _field_error(self, m):
         """Return the error of the fields alone; the first listed wins."""

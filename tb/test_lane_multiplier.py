@@ -1,0 +1,133 @@
+# amaranth: UnusedElaboratable=no
+"""The lane multiplier equals `lane_multiply` in simulation and the arithmetic by proof."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from amaranth import Module, Signal, signed
+from amaranth.back import rtlil
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.sim import Simulator
+from gradloom.lane_multiplier import LaneMultiplier
+from gradloom_golden.lanes import lane_multiply
+
+SIGNED_MODES = [(1, False), (2, False), (4, False)]
+MODES = [*SIGNED_MODES, (1, True), (2, True), (4, True)]
+CHOICES = [(bits, only) for bits in (8, 16) for only in (False, True)]
+RUN = (
+    "import sys; from pyosys import libyosys as ys; ys.run_pass('script ' + sys.argv[1], "
+    "ys.Design())"
+)
+
+
+def factor_choices(rng, bits, lanes, count):
+    """Return corner cases and random factors, equal within each field."""
+    low, high = -(1 << bits - 1), (1 << bits - 1) - 1
+    corners = [(low,) * 4, (high,) * 4, (-1,) * 4, (low, low, high, high), (low, high, low, high)]
+    drawn = np.vstack([corners, rng.integers(low, high, (count, 4), endpoint=True)])
+    return np.repeat(drawn[:, :: 4 // lanes], 4 // lanes, axis=1)
+
+
+def results(dut, lanes, unsigned, factors):
+    """Return what the multiplier gives for each choice of factors and each word."""
+    got = []
+
+    async def testbench(ctx):
+        ctx.set(dut.two, lanes == 2)
+        ctx.set(dut.four, lanes == 4)
+        if not dut.signed_only:
+            ctx.set(dut.unsigned, unsigned)
+        for choice in factors.tolist():
+            ctx.set(dut.factors, choice)
+            for word in range(256):
+                ctx.set(dut.word, word)
+                carry = ctx.get(dut.carry) if dut.signed_only else 0
+                got.append(ctx.get(dut.product) + carry)
+
+    sim = Simulator(dut)
+    sim.add_testbench(testbench)
+    sim.run()
+    return np.reshape(got, (len(factors), 256))
+
+
+@pytest.mark.parametrize(("bits", "signed_only"), CHOICES)
+@pytest.mark.parametrize(("lanes", "unsigned"), MODES)
+def test_equals_the_golden_model(bits, signed_only, lanes, unsigned, rng):
+    if signed_only and unsigned:
+        pytest.skip("there is no such input")
+    factors = factor_choices(rng, bits, lanes, 25)
+    got = results(LaneMultiplier(bits, signed_only=signed_only), lanes, unsigned, factors)
+    expected = lane_multiply(np.arange(256), factors[:, None], lanes, unsigned=unsigned)
+    np.testing.assert_array_equal(got, expected)
+
+
+class Comparison(wiring.Component):
+    """Tells whether the multiplier equals products written with ``*``, in one mode."""
+
+    def __init__(self, dut, lanes, unsigned):
+        self._dut = dut
+        self._lanes = lanes
+        self._unsigned = unsigned
+        super().__init__({
+            "word": In(8),
+            "factors": In(data.ArrayLayout(signed(dut.factor_bits), 4)),
+            "same": Out(1),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.dut = dut = self._dut
+        lanes, bits = self._lanes, 8 // self._lanes
+        m.d.comb += [
+            dut.word.eq(self.word),
+            dut.two.eq(lanes == 2),
+            dut.four.eq(lanes == 4),
+            *(dut.factors[k].eq(self.factors[k * lanes // 4]) for k in range(4)),
+        ]
+        if not dut.signed_only:
+            m.d.comb += dut.unsigned.eq(self._unsigned)
+        expected = Signal(signed(dut.factor_bits + 10))
+        fields = [self.word[k * bits : (k + 1) * bits] for k in range(lanes)]
+        if not self._unsigned:
+            fields = [field.as_signed() for field in fields]
+        terms = [field * self.factors[k] for k, field in enumerate(fields)]
+        carry = dut.carry if dut.signed_only else 0
+        m.d.comb += [expected.eq(sum(terms)), self.same.eq(dut.product + carry == expected)]
+        return m
+
+
+def prove(comparison, folder, lanes):
+    """Ask Yosys' SAT engine for all inputs; a wide field goes by its upper six bits."""
+    (folder / "design.il").write_text(rtlil.convert(comparison, name="top", emit_src=False))
+    proof = "sat -verify -prove same 1 -set-def-inputs"
+    asked = [proof] if lanes > 1 else [f"{proof} -set word[7:2] {k}" for k in range(64)]
+    script = ["read_rtlil design.il", "prep -flatten -top top", "opt -full", *asked, ""]
+    (folder / "proof.ys").write_text("\n".join(script))
+    # A failing pass ends the process that runs it, so it gets one of its own.
+    return subprocess.run(
+        [sys.executable, "-c", RUN, "proof.ys"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("signed_only", [False, True])
+@pytest.mark.parametrize(("lanes", "unsigned"), MODES)
+def test_equals_the_arithmetic_for_every_input(signed_only, lanes, unsigned, tmp_path):
+    if signed_only and unsigned:
+        pytest.skip("there is no such input")
+    dut = LaneMultiplier(8, signed_only=signed_only)
+    run = prove(Comparison(dut, lanes, unsigned), tmp_path, lanes)
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-1000:]
+    assert run.stdout.count("SUCCESS!") == (64 if lanes == 1 else 1)
+
+
+@pytest.mark.parametrize("bits", [0, 4, 12, 8.5])
+def test_rejects_other_factor_widths(bits):
+    with pytest.raises(ValueError, match=rf"^Factors must have 8 or 16 bits, not {bits}$"):
+        LaneMultiplier(bits)

@@ -102,7 +102,7 @@ class Comparison(wiring.Component):
 def prove(comparison, folder, lanes):
     """Ask Yosys' SAT engine for all inputs; a wide field goes by its upper six bits."""
     (folder / "design.il").write_text(rtlil.convert(comparison, name="top", emit_src=False))
-    proof = "sat -verify -prove same 1 -set-def-inputs"
+    proof = "sat -verify -prove same 1"
     asked = [proof] if lanes > 1 else [f"{proof} -set word[7:2] {k}" for k in range(64)]
     script = ["read_rtlil design.il", "prep -flatten -top top", "opt -full", *asked, ""]
     (folder / "proof.ys").write_text("\n".join(script))

@@ -5,7 +5,7 @@ Every value is an integer with a power-of-two scale kept outside the machine.
 
 import numpy as np
 
-__all__ = ["HALF", "integer_range", "round_shift", "saturate", "sign_extend"]
+__all__ = ["HALF", "better_shift", "integer_range", "round_shift", "saturate", "sign_extend"]
 
 HALF = 0x8000
 """The `random` value that makes `round_shift` round to nearest, halves up."""
@@ -47,3 +47,17 @@ def sign_extend(value, bits: int) -> np.ndarray:
     """Read the low `bits` of each element as two's complement."""
     low = np.asarray(value, np.int64) & (1 << bits) - 1
     return low - ((low >> bits - 1) << bits)
+
+
+def better_shift(shift: int, narrowed, bits: int, *, signed: bool = True) -> int:
+    """Return the shift to use next, from what the present one gave.
+
+    One more if over 1/256 of the elements lie at an end of the range; one less if the largest
+    would still fit after doubling; else the same.
+    """
+    low, high = integer_range(bits, signed=signed)
+    narrowed = np.asarray(narrowed)
+    clipped = np.count_nonzero((narrowed == high) | (narrowed == low) & (low < 0))
+    if clipped * 256 > narrowed.size:
+        return shift + 1
+    return shift - 1 if 2 * np.abs(narrowed).max() <= high else shift

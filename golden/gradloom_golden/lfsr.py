@@ -20,6 +20,7 @@ class Bank(IntEnum):
     REQUANTIZE = 0
     PACK = 1
     UPDATE = 2
+    ERROR = 3                             # the host's, for the error of the logits
 
 
 def initial_state(seed: int, bank: int, lane: int) -> int:

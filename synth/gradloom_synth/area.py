@@ -203,7 +203,9 @@ def _synthesize(verilog: str, top: str, cells: str) -> dict:
         if run.returncode:
             errors = _ERROR.findall(run.stdout) or run.stdout.strip().splitlines()[-1:]
             reason = errors[-1].rstrip(".") if errors else f"exit status {run.returncode}"
-            raise AreaError(f"Yosys cannot synthesize {top!r}: {reason}; correct the Verilog")
+            raise AreaError(
+                f"Yosys cannot synthesize {top!r}: {reason}; change the design or the library"
+            )
         return json.loads(Path(folder, "design.json").read_text())
 
 

@@ -1,0 +1,310 @@
+"""Random programs: descriptors that a machine accepts, and descriptors that it refuses."""
+
+from collections.abc import Iterable
+
+import numpy as np
+from gradloom_golden.config import Config
+from gradloom_golden.program import (
+    OFFSET_BITS,
+    Descriptor,
+    Drain,
+    Error,
+    Opcode,
+    Region,
+    Schedule,
+    memory_shape,
+    reserved_masks,
+)
+from gradloom_golden.program_check import MAX_TILES
+
+from coverage import Coverage, cross
+
+__all__ = [
+    "BUFFERS",
+    "broken_words",
+    "buffer_address",
+    "buffer_words",
+    "cover_program",
+    "program_coverage",
+    "random_contents",
+    "random_descriptor",
+    "random_program",
+]
+
+BUFFERS = (
+    Region.ACTIVATION,
+    Region.GRADIENT,
+    Region.WEIGHT,
+    Region.STATE,
+    Region.SUMS,
+    Region.KEEP,
+    Region.LABEL,
+)
+"""What the host can fill and read back besides the program."""
+
+_CHOICE = [Opcode.FORWARD] * 2 + [Opcode.BACKWARD] * 4 + [Opcode.CONFIDENCE, Opcode.ANGLE]
+_MOST_LABELS = 20
+_USUAL_STEPS = 20
+_FLAGS = ("x_unsigned", "relu", "y_unsigned", "stochastic", "keep_sums", "momentum", "mask")
+
+
+def buffer_address(region: Region) -> int:
+    """Return the host's address of the first word of a buffer."""
+    return region << OFFSET_BITS
+
+
+def buffer_words(config: Config, region: Region) -> int:
+    """Return how many 32-bit words the host sees in a buffer."""
+    depth, elements, host_bits = memory_shape(config, region)
+    return depth * max(1, elements * host_bits // 32)
+
+
+def random_contents(rng: np.random.Generator, config: Config, region: Region) -> np.ndarray:
+    """Return uint32 words that fill a buffer; labels name few classes, the keep list rows."""
+    limit = {Region.LABEL: _MOST_LABELS, Region.KEEP: config.steps_depth}.get(region, 1 << 32)
+    return rng.integers(0, limit, buffer_words(config, region)).astype(np.uint32)
+
+
+def random_program(
+    rng: np.random.Generator, config: Config, length: int, *, longest: int | None = None
+) -> list[Descriptor]:
+    """Return `length` descriptors; see `random_descriptor`."""
+    return [random_descriptor(rng, config, longest=longest) for _ in range(length)]
+
+
+def random_descriptor(
+    rng: np.random.Generator,
+    config: Config,
+    opcode: Opcode | None = None,
+    *,
+    longest: int | None = None,
+) -> Descriptor:
+    """Return a descriptor that the machine accepts and whose regions do not overlap.
+
+    Parameters
+    ----------
+    opcode : Opcode, optional
+        Drawn if absent, backward passes most often.
+    longest : int, optional
+        Most steps; by default as many as `config` allows.
+    """
+    opcode = _CHOICE[rng.integers(len(_CHOICE))] if opcode is None else opcode
+    if opcode == Opcode.ANGLE:
+        return _angle(rng, config)
+    while True:
+        steps = _steps(rng, min(longest or config.steps_depth, config.steps_depth))
+        make = _confidence if opcode == Opcode.CONFIDENCE else _layer
+        if (descriptor := make(rng, config, opcode, steps)) is not None:
+            return descriptor
+
+
+def _steps(rng, longest: int) -> int:
+    """Return 1 and `longest` more often than chance would; otherwise mostly few steps."""
+    kind = rng.random()
+    if kind < 0.2:
+        return longest if kind < 0.1 else 1
+    return int(rng.integers(1, (longest if kind < 0.4 else min(_USUAL_STEPS, longest)) + 1))
+
+
+def _flag(rng, probability: float = 0.5) -> int:
+    return int(rng.random() < probability)
+
+
+def _within(rng, room: int) -> int:
+    return int(rng.integers(0, room + 1))
+
+
+def _layer(rng, config: Config, opcode: Opcode, steps: int) -> Descriptor | None:
+    """Return a forward or backward descriptor, or None if what was drawn does not fit."""
+    forward = opcode == Opcode.FORWARD
+    k_tiles, n_tiles = int(rng.integers(1, 5)), int(rng.integers(1, 5))
+    lanes_log2 = int(rng.integers(0, 3)) if config.lanes and not forward else 0
+    x_stride = steps + int(rng.integers(0, 4))
+    k_blocks = -(-k_tiles * config.rows // config.lane_count)
+    n_blocks = -(-n_tiles * config.columns // config.lane_count)
+
+    x_words = k_blocks * x_stride
+    written = n_blocks * steps if forward else k_blocks * -(-steps >> lanes_log2)
+    d_words, dx_words = n_blocks * steps, k_blocks * steps
+    spare = config.activation_depth - x_words - written
+    gradient_spare = config.gradient_depth - d_words - dx_words
+    tile_spare = config.weight_depth // config.rows - k_tiles * n_tiles
+    if min(spare, gradient_spare, tile_spare) < 0:
+        return None
+    x_base = _within(rng, spare)
+    written_base = x_base + x_words + _within(rng, spare - x_base)
+    d_base = _within(rng, gradient_spare)
+
+    common = {
+        "opcode": opcode,
+        "steps": steps,
+        "x_stride": x_stride,
+        "k_tiles": k_tiles,
+        "n_tiles": n_tiles,
+        "x_base": x_base,
+        "w_base": _within(rng, tile_spare) * config.rows,
+        "x_unsigned": _flag(rng),
+        "stochastic": _flag(rng),
+        "keep_sums": _flag(rng, 0.2),
+        "out_shift": int(rng.integers(4, 14)),
+    }
+    if forward:
+        return Descriptor(
+            **common, out_base=written_base, relu=_flag(rng), y_unsigned=_flag(rng)
+        )
+    # The keep list can name any row, and the machine packs while it reads.
+    reach = x_base + (k_blocks - 1) * x_stride + config.steps_depth
+    return Descriptor(
+        **common,
+        schedule=int(rng.integers(len(Schedule))),
+        drain=_flag(rng, 0.3),
+        lanes_log2=lanes_log2,
+        gather=_flag(rng) if reach <= written_base else 0,
+        mask=_flag(rng),
+        momentum=_flag(rng),
+        d_base=d_base,
+        state_base=_within(rng, tile_spare) * config.rows,
+        packed_base=written_base,
+        out_base=d_base + d_words + _within(rng, gradient_spare - d_base),
+        x_shift=_within(rng, 8 - (8 >> lanes_log2)),
+        gradient_shift=int(rng.integers(0, 20)),
+        rate_shift=int(rng.integers(0, 8)),
+        decay_shift=int(rng.integers(0, 8)),
+    )
+
+
+def _confidence(rng, config: Config, opcode: Opcode, steps: int) -> Descriptor | None:
+    classes = int(rng.integers(2, 3 * config.lane_count))
+    spare = config.activation_depth - -(-classes // config.lane_count) * steps
+    if spare < 0:
+        return None
+    return Descriptor(
+        opcode=opcode,
+        steps=steps,
+        x_base=_within(rng, spare),
+        classes=classes,
+        threshold=int(rng.integers(0, 40)),
+    )
+
+
+def _angle(rng, config: Config) -> Descriptor:
+    rows = int(rng.integers(1, 9))
+    spare = config.weight_depth - rows
+    state_base = _within(rng, spare)
+    return Descriptor(
+        opcode=Opcode.ANGLE,
+        state_base=state_base,
+        packed_base=state_base if rng.random() < 0.5 else _within(rng, spare),
+        rows=rows,
+        first=_flag(rng),
+        last=_flag(rng),
+        fresh=_flag(rng),
+        bound=int(rng.integers(0, 1 << 16)),
+        tested_bits=int(rng.choice([2, 4])),
+    )
+
+
+def broken_words(rng: np.random.Generator, config: Config, error: Error) -> list[int]:
+    """Return the words of a descriptor that the machine refuses with `error`.
+
+    Raises
+    ------
+    ValueError
+        No descriptor is refused with `error`.
+    """
+    breaks: dict[Error, tuple[Opcode, dict[str, int]]] = {
+        Error.OPCODE: (Opcode.ANGLE, {"opcode": int(rng.choice([0, 5, 15]))}),
+        Error.RESERVED: (Opcode.FORWARD, {}),
+        Error.LANES: (Opcode.FORWARD, {"lanes_log2": int(rng.integers(1, 4))}),
+        Error.STEPS: (Opcode.BACKWARD, {"steps": int(rng.choice([0, config.steps_depth + 1]))}),
+        Error.TILES: (Opcode.BACKWARD, {"n_tiles": int(rng.choice([0, MAX_TILES + 1]))}),
+        Error.SHIFT: (Opcode.FORWARD, {"x_shift": int(rng.integers(1, 8))}),
+        Error.ALIGNMENT: (Opcode.FORWARD, {"w_base": int(rng.integers(1, config.rows))}),
+        Error.ACTIVATION_RANGE: (Opcode.FORWARD, {"x_base": config.activation_depth}),
+        Error.GRADIENT_RANGE: (Opcode.BACKWARD, {"d_base": config.gradient_depth}),
+        Error.WEIGHT_RANGE: (Opcode.FORWARD, {"w_base": config.weight_depth}),
+        Error.STATE_RANGE: (Opcode.ANGLE, {"packed_base": (1 << 32) - 1}),
+        Error.CLASSES: (
+            Opcode.CONFIDENCE,
+            {"classes": int(rng.choice([0, 1, MAX_TILES * config.columns + 1]))},
+        ),
+    }
+    if error not in breaks:
+        raise ValueError(f"No descriptor is refused with {error.name}; choose another error")
+    opcode, changes = breaks[error]
+    good = random_descriptor(rng, config, opcode)
+    fields = {name: getattr(good, name) for name in good.__slots__}
+    words = Descriptor(**{**fields, **changes}).encode()
+    if error == Error.RESERVED:
+        places = [(w, b) for w, m in enumerate(reserved_masks()) for b in range(32) if m >> b & 1]
+        word, bit = places[rng.integers(len(places))]
+        words[word] |= 1 << bit
+    return words
+
+
+def program_coverage(config: Config) -> Coverage:
+    """Return the bins that random programs must fill on a machine of that configuration."""
+    lanes = (1, 2, 4) if config.lanes else (1,)
+    schedules = [schedule.name for schedule in Schedule]
+    with_os = [s.name for s in Schedule if s != Schedule.INPUT_GRADIENT]
+    with_ws = [s.name for s in Schedule if s != Schedule.WEIGHT_GRADIENT]
+    drains = [drain.name for drain in Drain]
+    return Coverage({
+        "opcode": [opcode.name for opcode in Opcode],
+        "schedule x lanes": cross(schedules, lanes),
+        "schedule x drain": cross(with_os, drains),
+        "schedule x tiles": cross(schedules, ("one", "many")),
+        "schedule x gather x mask": cross(with_ws, (0, 1), (0, 1)),
+        "lanes x group": cross(lanes[1:], ("whole", "ragged")),
+        **{flag: (0, 1) for flag in _FLAGS},
+        "forward tiles": cross(("one k", "many k"), ("one n", "many n")),
+        "steps": ("one", "few", "hides a load", "most"),
+        "confidence blocks": ("one", "many"),
+        "angle first x last": cross((0, 1), (0, 1)),
+        "after": cross([o.name for o in Opcode], [o.name for o in Opcode]),
+    })
+
+
+def cover_program(coverage: Coverage, config: Config, program: Iterable[Descriptor]) -> None:
+    """Count a program that ran in the bins of `program_coverage`."""
+    before = None
+    for d in program:
+        opcode = Opcode(d.opcode).name
+        coverage.hit("opcode", opcode)
+        if before is not None:
+            coverage.hit("after", before, opcode)
+        before = opcode
+        if d.opcode == Opcode.ANGLE:
+            coverage.hit("angle first x last", d.first, d.last)
+        elif d.opcode == Opcode.CONFIDENCE:
+            coverage.hit("confidence blocks", "one" if d.classes <= config.lane_count else "many")
+        else:
+            _cover_layer(coverage, config, d)
+
+
+def _cover_layer(coverage: Coverage, config: Config, d: Descriptor) -> None:
+    for name in ("x_unsigned", "stochastic", "keep_sums"):
+        coverage.hit(name, getattr(d, name))
+    kinds = ((d.steps == 1, "one"), (d.steps == config.steps_depth, "most"),
+             (d.steps >= 2 * config.rows, "hides a load"))
+    coverage.hit("steps", next((name for holds, name in kinds if holds), "few"))
+    if d.opcode == Opcode.FORWARD:
+        coverage.hit("relu", d.relu)
+        coverage.hit("y_unsigned", d.y_unsigned)
+        coverage.hit(
+            "forward tiles",
+            "one k" if d.k_tiles == 1 else "many k",
+            "one n" if d.n_tiles == 1 else "many n",
+        )
+        return
+    schedule, lanes = Schedule(d.schedule), 1 << d.lanes_log2
+    coverage.hit("mask", d.mask)
+    coverage.hit("schedule x lanes", schedule.name, lanes)
+    coverage.hit("schedule x tiles", schedule.name, "one" if d.k_tiles * d.n_tiles == 1 else "many")
+    if schedule != Schedule.WEIGHT_GRADIENT:
+        coverage.hit("schedule x gather x mask", schedule.name, d.gather, d.mask)
+    if schedule != Schedule.INPUT_GRADIENT:
+        coverage.hit("schedule x drain", schedule.name, Drain(d.drain).name)
+        coverage.hit("momentum", d.momentum)
+        if lanes > 1:
+            coverage.hit("lanes x group", lanes, "ragged" if d.steps % lanes else "whole")

@@ -44,6 +44,7 @@ BUFFERS = (
 
 _CHOICE = [Opcode.FORWARD] * 2 + [Opcode.BACKWARD] * 4 + [Opcode.CONFIDENCE, Opcode.ANGLE]
 _MOST_LABELS = 20
+_TILES = [1, 1, 2, 3, 4]
 _USUAL_STEPS = 20
 _FLAGS = ("x_unsigned", "relu", "y_unsigned", "stochastic", "keep_sums", "momentum", "mask")
 
@@ -117,7 +118,7 @@ def _within(rng, room: int) -> int:
 def _layer(rng, config: Config, opcode: Opcode, steps: int) -> Descriptor | None:
     """Return a forward or backward descriptor, or None if what was drawn does not fit."""
     forward = opcode == Opcode.FORWARD
-    k_tiles, n_tiles = int(rng.integers(1, 5)), int(rng.integers(1, 5))
+    k_tiles, n_tiles = (int(tiles) for tiles in rng.choice(_TILES, 2))
     lanes_log2 = int(rng.integers(0, 3)) if config.lanes and not forward else 0
     x_stride = steps + int(rng.integers(0, 4))
     k_blocks = -(-k_tiles * config.rows // config.lane_count)

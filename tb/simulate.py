@@ -30,10 +30,14 @@ def put(ctx, port, value) -> None:
 
 
 def read(ctx, port):
-    """Return a port's value: an integer, or a list for a vector."""
+    """Return a port's value: an integer, or a list for a vector; a struct is its bits."""
     if not isinstance(port, data.View):
         return ctx.get(port)
     layout = port.shape()
+    if not isinstance(layout, data.ArrayLayout):
+        return ctx.get(port.as_value())
+    if isinstance(layout.elem_shape, data.Layout):
+        return [read(ctx, port[index]) for index in range(layout.length)]
     shape = layout.elem_shape
     word = ctx.get(port.as_value())
     elements = [word >> shape.width * k & (1 << shape.width) - 1 for k in range(layout.length)]

@@ -89,21 +89,33 @@ class Comparison(wiring.Component):
         ]
         if not dut.signed_only:
             m.d.comb += dut.unsigned.eq(self._unsigned)
-        expected = Signal(signed(dut.factor_bits + 10))
         fields = [self.word[k * bits : (k + 1) * bits] for k in range(lanes)]
         if not self._unsigned:
             fields = [field.as_signed() for field in fields]
-        terms = [field * self.factors[k] for k, field in enumerate(fields)]
+        sums = [field * self.factors[k] for k, field in enumerate(fields)]
         carry = dut.carry if dut.signed_only else 0
-        m.d.comb += [expected.eq(sum(terms)), self.same.eq(dut.product + carry == expected)]
+        # Both sides less what the multiplier also carries late, added in its order: the engine
+        # compares intermediate sums well and unlike trees of adders for hours.
+        late = self.word[5] if dut.signed_only and lanes == 4 else 0
+        sums[0] -= carry
+        sums[lanes // 2] -= late
+        while len(sums) > 1:
+            sums = [low + high for low, high in zip(sums[::2], sums[1::2], strict=True)]
+        given = Signal(signed(dut.factor_bits + 10))
+        expected = Signal.like(given)
+        m.d.comb += [
+            given.eq(dut.product - late),
+            expected.eq(sums[0]),
+            self.same.eq(given == expected),
+        ]
         return m
 
 
-def prove(comparison, folder, lanes):
-    """Ask Yosys' SAT engine for all inputs; a wide field goes by its upper six bits."""
+def prove(comparison, folder, fixed):
+    """Ask Yosys' SAT engine for all inputs, once for each value of the `fixed` top word bits."""
     (folder / "design.il").write_text(rtlil.convert(comparison, name="top", emit_src=False))
-    proof = "sat -verify -prove same 1"
-    asked = [proof] if lanes > 1 else [f"{proof} -set word[7:2] {k}" for k in range(64)]
+    given = [f"-set word[7:{8 - fixed}] {value}" for value in range(1 << fixed)] if fixed else [""]
+    asked = [f"sat -verify -prove same 1 {value} top" for value in given]
     script = ["read_rtlil design.il", "prep -flatten -top top", "opt -full", *asked, ""]
     (folder / "proof.ys").write_text("\n".join(script))
     # A failing pass ends the process that runs it, so it gets one of its own.
@@ -122,9 +134,10 @@ def test_equals_the_arithmetic_for_every_input(signed_only, lanes, unsigned, tmp
     if signed_only and unsigned:
         pytest.skip("there is no such input")
     dut = LaneMultiplier(8, signed_only=signed_only)
-    run = prove(Comparison(dut, lanes, unsigned), tmp_path, lanes)
+    fixed = {1: 6, 2: 4 if signed_only else 0, 4: 0}[lanes]
+    run = prove(Comparison(dut, lanes, unsigned), tmp_path, fixed)
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-1000:]
-    assert run.stdout.count("SUCCESS!") == (64 if lanes == 1 else 1)
+    assert run.stdout.count("SUCCESS!") == 1 << fixed
 
 
 @pytest.mark.parametrize("bits", [0, 4, 12, 8.5])

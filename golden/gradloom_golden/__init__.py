@@ -14,8 +14,8 @@ In the order in which data passes:
 - `machine` executes programs on buffers, word by word; RTL equals it bit for bit.
 """
 
-from .config import PRESETS, Config, preset
 from .confidence import NEVER, keep_list, threshold_from_probability
+from .config import PRESETS, Config, preset
 from .cycles import counts, descriptor_cycles, program_cycles
 from .lfsr import Bank, Lfsr
 from .machine import GoldenMachine, run_program

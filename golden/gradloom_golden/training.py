@@ -228,7 +228,7 @@ def train_step(config: Config, layers: Sequence[Layer], weights: Sequence[Weight
     banks = dict(deepcopy(banks))
 
     entering, leaving = [], []
-    for index, (layer, weight) in enumerate(zip(layers, weights)):
+    for index, (layer, weight) in enumerate(zip(layers, weights, strict=True)):
         entering.append(fit(leaving[-1] if leaving else x, len(weight.master)))
         leaving.append(forward_layer(
             config, entering[-1], weight.master, layer.out_shift, relu=index < len(layers) - 1))
@@ -278,7 +278,7 @@ def _check(config, layers, weights, x, labels, classes):
         raise ValueError(
             f"A network needs weights for each of its layers, at least one, not {len(weights)} "
             f"for {len(layers)}")
-    for index, (layer, weight) in enumerate(zip(layers, weights)):
+    for index, (layer, weight) in enumerate(zip(layers, weights, strict=True)):
         if layer.lanes > config.max_lanes:
             raise ValueError(
                 f"Layer {index} asks for {layer.lanes} lanes: the machine has "

@@ -90,6 +90,11 @@ class Device:
         """Everything counted since the last `clear_counters`; see `gradloom_golden.program`."""
         return self._counters(self._machines[0])
 
+    @property
+    def simulated_cycles(self) -> int:
+        """Clock cycles simulated so far, host accesses included; 0 for the golden backend."""
+        return getattr(self._machines[0], "cycles", 0)
+
     def clear_counters(self) -> None:
         """Zero the counters."""
         self._write_all(Register.CLEAR, [0])

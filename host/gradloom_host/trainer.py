@@ -61,12 +61,12 @@ class Settings:
     seed : int
     """
 
-    hidden: tuple[int, ...] = (64,)
+    hidden: tuple[int, ...] = (96,)
     batch: int = 64
-    epochs: int = 16
-    rate_log2: int = -2
+    epochs: int = 20
+    rate_log2: int = 0
     momentum: bool = True
-    skip: float | None = 0.9
+    skip: float | None = 0.95
     lanes: int | None = None
     angles: tuple[float, float] = (45.0, 20.0)
     schedule: Schedule = Schedule.INTERLEAVED

@@ -9,7 +9,7 @@ from gradloom_golden.config import Config
 
 from .emit import place
 from .layouts import Mode, Wave
-from .pe import TAPS
+from .pe import TAPS, ProcessingElement
 from .row import place_stack
 from .skew import Skew
 
@@ -31,6 +31,8 @@ class Array(wiring.Component):
     Parameters
     ----------
     config : Config
+    cell : type
+        Class of the cells; edges that it does not use are left out.
 
     Members
     -------
@@ -48,8 +50,9 @@ class Array(wiring.Component):
     old_weights : Out(ArrayLayout(signed(operand_bits), columns))
     """
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, cell: type = ProcessingElement):
         self.config = config
+        self.cell = cell
         self.RESULT_LATENCY = config.rows + config.columns - 1
         self.DRAIN_LATENCY = config.columns - 1
 
@@ -72,7 +75,7 @@ class Array(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self.config
-        stack = place_stack(m, platform, "cells", config, config.rows)
+        stack = place_stack(m, platform, "cells", config, config.rows, self.cell)
         shifts = Signal(config.columns - 1)
         m.d.sync += shifts.eq(Cat(self.shift, shifts))
         m.d.comb += [
@@ -91,13 +94,15 @@ class Array(wiring.Component):
                 skew.i.as_value().eq(source.as_value()), target.as_value().eq(skew.o.as_value()),
             ]
 
-        skewed("west_skew", self.west, stack.west)
-        skewed("east_deskew", stack.east, self.sums_east, reverse=True)
-        skewed("gradient_skew", self.gradients, stack.gradient_i)
-        skewed("south_deskew", stack.sum_o, self.sums_south, reverse=True)
-        skewed("weight_skew", self.weights, stack.weight_i)
-        skewed("drain_deskew", stack.drain_o, self.drained, reverse=True)
-        skewed("old_weight_deskew", stack.weight_o, self.old_weights, reverse=True)
+        edges = {
+            "west": (self.west, stack.west), "gradient": (self.gradients, stack.gradient_i),
+            "weight": (self.weights, stack.weight_i), "east": (stack.east, self.sums_east),
+            "south": (stack.sum_o, self.sums_south), "drain": (stack.drain_o, self.drained),
+            "old_weight": (stack.weight_o, self.old_weights),
+        }
+        for edge in self.cell.EDGES:
+            leaves = edge in ("east", "south", "drain", "old_weight")
+            skewed(f"{edge}_deskew" if leaves else f"{edge}_skew", *edges[edge], reverse=leaves)
         m.d.comb += [stack.sum_i.eq(0), stack.drain_i.eq(0)]
 
         # The lowest rows look at gradients that have left the array.

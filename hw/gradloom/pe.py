@@ -64,6 +64,9 @@ class ProcessingElement(wiring.Component):
     See `cell_ports`. The low bits of `west` and `east` carry X whenever they carry no sum.
     """
 
+    MODULE = "pe"
+    EDGES = ("west", "east", "gradient", "south", "weight", "drain", "old_weight")
+
     def __init__(self, config: Config):
         self.config = config
         super().__init__(cell_ports(config))

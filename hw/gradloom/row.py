@@ -25,22 +25,25 @@ class Row(wiring.Component):
     Parameters
     ----------
     config : Config
+    cell : type
+        Class of the cells.
 
     Members
     -------
     See `stack_ports`, for one row.
     """
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, cell: type = ProcessingElement):
         self.config = config
+        self.cell = cell
         super().__init__(stack_ports(config, 1))
 
     def elaborate(self, platform):
         m = Module()
         west, wave = self.west[0], self.wave_i
         for column in range(self.config.columns):
-            cell = place(m, platform, f"cell_{column}", "pe",
-                         partial(ProcessingElement, self.config))
+            cell = place(m, platform, f"cell_{column}", self.cell.MODULE,
+                         partial(self.cell, self.config))
             m.d.comb += [
                 cell.mode.eq(self.mode),
                 cell.shift.eq(self.shift[column]),
@@ -71,22 +74,25 @@ class Stack(wiring.Component):
     config : Config
     height : int
         At least 2.
+    cell : type
+        Class of the cells.
 
     Members
     -------
     See `stack_ports`.
     """
 
-    def __init__(self, config: Config, height: int):
+    def __init__(self, config: Config, height: int, cell: type = ProcessingElement):
         self.config = config
         self.height = height
+        self.cell = cell
         super().__init__(stack_ports(config, height))
 
     def elaborate(self, platform):
         m = Module()
         half = self.height // 2
-        north = place_stack(m, platform, "north", self.config, half)
-        south = place_stack(m, platform, "south", self.config, half)
+        north = place_stack(m, platform, "north", self.config, half, self.cell)
+        south = place_stack(m, platform, "south", self.config, half, self.cell)
         for index, part in enumerate((north, south)):
             width = len(part.west.as_value())
             here = slice(index * width, (index + 1) * width)
@@ -139,8 +145,9 @@ def _repeated(member, count: int):
     return direction(data.ArrayLayout(member.shape, count))
 
 
-def place_stack(m: Module, platform, name: str, config: Config, height: int):
+def place_stack(m: Module, platform, name: str, config: Config, height: int, cell: type):
     """Add a row or a stack of rows."""
     if height == 1:
-        return place(m, platform, name, "pe_row", partial(Row, config))
-    return place(m, platform, name, f"pe_rows_{height}", partial(Stack, config, height))
+        return place(m, platform, name, f"{cell.MODULE}_row", partial(Row, config, cell))
+    return place(m, platform, name, f"{cell.MODULE}_rows_{height}",
+                 partial(Stack, config, height, cell))

@@ -1,0 +1,199 @@
+"""The command line."""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from gradloom_golden.config import PRESETS, Config, preset
+from gradloom_golden.program import Schedule
+from rich.console import Console
+
+from .device import BACKENDS, Device, DeviceError, Mismatch
+from .digits import digits
+from .export import write_machine
+from .missing import MissingExtraError
+
+__all__ = ["main"]
+
+DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors are one line."""
+
+    def error(self, message):
+        self.exit(USAGE, f"{self.prog}: {message}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return 0 when done, 1 if a check failed, 2 for bad usage."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.command(options)
+    except Mismatch as error:
+        print(f"gradloom: check failed: {error}", file=sys.stderr)
+        return FAILED
+    except (ValueError, TypeError, OSError, MissingExtraError, DeviceError) as error:
+        print(f"gradloom: {' '.join(str(error).split())}", file=sys.stderr)
+        return USAGE
+    except RuntimeError as error:                          # a compiler or simulator that failed
+        print(f"gradloom: {' '.join(str(error).split())}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("gradloom: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="gradloom", description="Generate, train on and measure the machine.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+
+    verilog = commands.add_parser("verilog", help="write a machine as Verilog")
+    _add_machine(verilog, positional=True)
+    verilog.add_argument("-o", "--output", type=Path, required=True, metavar="DIR",
+                         help="folder for gradloom.v, config.json, interface.json")
+    verilog.set_defaults(command=_verilog)
+
+    train = commands.add_parser("train", help="train a network on the machine")
+    train.add_argument("data", choices=("digits",), help="scikit-learn's handwritten digits")
+    _add_machine(train)
+    train.add_argument("--backend", choices=BACKENDS, default="rtl",
+                       help="the Verilog in Verilator, or the NumPy model (default rtl)")
+    train.add_argument("--epochs", type=int, default=20, metavar="N", help="default 20")
+    train.add_argument("--hidden", type=_sizes, default=(96,), metavar="N[,N...]",
+                       help="features of the hidden layers (default 96)")
+    train.add_argument("--skip", type=_skip, default=0.95, metavar="P",
+                       help="leave out samples whose label may have at least this probability; "
+                       "off keeps all (default 0.95)")
+    train.add_argument("--lanes", type=_lanes, default=None, metavar="auto|2|4|8",
+                       help="activation bits of the weight gradient; auto measures (default)")
+    train.add_argument("--schedule", choices=("interleaved", "sequential"), default="interleaved",
+                       help="order of the two gradients on the array (default interleaved)")
+    train.add_argument("--seed", type=int, default=1, metavar="N", help="default 1")
+    train.add_argument("--check", action="store_true",
+                       help="compare every result with the golden model; exit 1 at a difference")
+    train.add_argument("--report", type=Path, metavar="DIR",
+                       help="write run.json and run.png there")
+    train.set_defaults(command=_train)
+
+    area = commands.add_parser("area", help="synthesize a machine and its baselines with Yosys")
+    _add_machine(area, positional=True)
+    area.add_argument("--liberty", type=Path, metavar="FILE",
+                      help="cell library, .lib or .lib.gz (default: a generic estimate)")
+    area.add_argument("--report", type=Path, metavar="DIR", help="write area.json there")
+    area.set_defaults(command=_area)
+    return parser
+
+
+def _add_machine(parser: argparse.ArgumentParser, *, positional: bool = False) -> None:
+    names = ", ".join(PRESETS)
+    if positional:
+        parser.add_argument("preset", metavar="PRESET", help=f"one of {names}")
+    else:
+        parser.add_argument("--preset", default="edge", metavar="PRESET",
+                            help=f"one of {names} (default edge)")
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE",
+                        dest="changes", help="change a field of the preset, e.g. rows=16")
+
+
+def _config(options: argparse.Namespace) -> Config:
+    changes = {}
+    kinds = {field.name: field.type for field in fields(Config)}
+    for change in options.changes:
+        name, equals, text = change.partition("=")
+        if not equals:
+            raise ValueError(f"--set takes FIELD=VALUE, not {change!r}")
+        changes[name] = _value(text, kinds.get(name))
+    return preset(options.preset).with_changes(**changes)
+
+
+def _value(text: str, kind):
+    if kind is bool:
+        choices = {"true": True, "false": False, "on": True, "off": False, "1": True, "0": False}
+        if text.lower() not in choices:
+            raise ValueError(f"a switch is true or false, not {text!r}")
+        return choices[text.lower()]
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"a size is a whole number, not {text!r}") from None
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    sizes = tuple(int(part) for part in text.split(","))
+    if min(sizes) < 1:
+        raise argparse.ArgumentTypeError(f"a layer has at least 1 feature, not {min(sizes)}")
+    return sizes
+
+
+def _skip(text: str) -> float | None:
+    if text == "off":
+        return None
+    value = float(text)
+    if not 0.5 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0.5 and 1, nor off")
+    return value
+
+
+def _lanes(text: str) -> int | None:
+    choices = {"auto": None, "2": 2, "4": 4, "8": 8}
+    if text not in choices:
+        raise argparse.ArgumentTypeError(f"{text!r} is not auto, 2, 4 or 8")
+    return choices[text]
+
+
+def _verilog(options: argparse.Namespace) -> int:
+    for path in write_machine(_config(options), options.output):
+        print(path)
+    return DONE
+
+
+def _train(options: argparse.Namespace) -> int:
+    # Rich is quick to import, the trainer is not needed by the other commands.
+    from rich.progress import (  # noqa: PLC0415
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    from .report import Run, epochs_table, summary_table, write_report  # noqa: PLC0415
+    from .trainer import Settings, Trainer  # noqa: PLC0415
+
+    config = _config(options)
+    settings = Settings(
+        hidden=options.hidden, epochs=options.epochs, skip=options.skip, lanes=options.lanes,
+        schedule=Schedule[options.schedule.upper()], seed=options.seed)
+    data = digits()
+    if options.report is not None:
+        options.report.mkdir(parents=True, exist_ok=True)
+    console = Console()
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"),
+               TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        building = "compiling the machine" if options.backend == "rtl" else "starting"
+        task = progress.add_task(building, total=None)
+        device = Device(config, options.backend, check=options.check)
+        trainer = Trainer(device, data, settings)
+        progress.update(task, description="training", total=1.0, completed=0.0)
+        started, cycles = time.monotonic(), device.simulated_cycles
+        epochs = trainer.train(lambda done: progress.update(task, completed=done))
+        seconds = time.monotonic() - started
+    run = Run(config=config, settings=settings, backend=options.backend, checked=options.check,
+              epochs=epochs, simulated_cycles=device.simulated_cycles - cycles, seconds=seconds)
+    device.close()
+    console.print(epochs_table(run))
+    console.print(summary_table(run))
+    if options.report is not None:
+        for path in write_report(run, options.report):
+            console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+    return DONE
+
+
+def _area(options: argparse.Namespace) -> int:
+    from gradloom_synth.command import area_command  # noqa: PLC0415 - needs the synth extra
+
+    return area_command(_config(options), options.preset, options.liberty, options.report)

@@ -1,0 +1,165 @@
+"""Bench of the whole machine: random programs through its streams, with stalls on both.
+
+Parameters: ``config`` (JSON of the configuration), ``programs`` (how many), ``coverage`` (the file
+that receives the counts).
+"""
+
+import random
+from itertools import product
+from pathlib import Path
+
+import cocotb
+import numpy as np
+from cocotb.clock import Clock
+from cocotb.triggers import FallingEdge
+from gradloom_golden.config import Config
+from gradloom_golden.machine import GoldenMachine
+from gradloom_golden.program import (
+    COUNTERS,
+    DESCRIPTOR_WORDS,
+    Descriptor,
+    Error,
+    Opcode,
+    Region,
+    Register,
+    Schedule,
+)
+
+from benches.host import PATTERNS, Host, host_coverage
+from coverage import Coverage
+from random_programs import (
+    BUFFERS,
+    broken_words,
+    buffer_address,
+    buffer_words,
+    random_contents,
+    random_descriptor,
+)
+from rtl_bench import bench_params
+
+LONGEST = 12
+
+
+def patterns_in_turn(rng: np.random.Generator):
+    """Yield pairs of stall patterns, all of them before one comes again."""
+    pairs = list(product(PATTERNS, PATTERNS))
+    while True:
+        for index in rng.permutation(len(pairs)):
+            yield pairs[index]
+
+
+def kinds_in_turn():
+    """Yield opcodes, and for backward passes a schedule, all of them before one comes again."""
+    while True:
+        for schedule in Schedule:
+            yield Opcode.FORWARD, None
+            yield Opcode.BACKWARD, schedule
+        yield Opcode.CONFIDENCE, None
+        yield Opcode.ANGLE, None
+
+
+def descriptor_of(rng, config: Config, kind: tuple[Opcode, Schedule | None]) -> Descriptor:
+    """Draw descriptors until one has the schedule."""
+    opcode, schedule = kind
+    while True:
+        drawn = random_descriptor(rng, config, opcode, longest=LONGEST)
+        if schedule is None or drawn.schedule == schedule:
+            return drawn
+
+
+def write_every_mask(config: Config) -> list[int]:
+    """Return a program whose outputs fill the activation buffer.
+
+    The ReLU mask has no address: what was never an output has no defined mask. Two passes, since an
+    output must not lie where the input does.
+    """
+    steps = config.steps_depth
+    blocks = config.activation_depth // steps
+    shared = {"opcode": Opcode.FORWARD, "steps": steps, "x_stride": steps, "k_tiles": 1,
+              "out_shift": 7}
+    passes = (
+        Descriptor(**shared, n_tiles=blocks - 1, x_base=0, out_base=steps),
+        Descriptor(**shared, n_tiles=1, x_base=steps, out_base=0),
+    )
+    return [word for descriptor in passes for word in descriptor.encode()]
+
+
+def start(host: Host, words: list[int]) -> None:
+    """Queue a program and its start, then accesses that meet it at work."""
+    host.write(buffer_address(Region.PROGRAM), words)
+    host.write(Register.START, [len(words) // DESCRIPTOR_WORDS])
+    host.read(Register.STATUS, 1)
+    host.read(Register.IDENT, 1)
+
+
+def read_registers(host: Host) -> None:
+    """Queue reads of everything in the control region."""
+    for register in (Register.STATUS, Register.KEPT, Register.BITS):
+        host.read(register, 1)
+    host.read(Register.COUNTER, 2 * len(COUNTERS))
+
+
+def read_buffers(host: Host, config: Config) -> None:
+    """Queue reads of every word that the host can see."""
+    for region in BUFFERS:
+        host.read(buffer_address(region), buffer_words(config, region))
+
+
+async def begin(dut) -> None:
+    """Start the clock and reset the machine."""
+    dut.requests__valid.value = 0
+    dut.requests__payload.value = 0
+    dut.responses__ready.value = 0
+    dut.rst.value = 1
+    Clock(dut.clk, 10, "ns").start()
+    for _ in range(2):
+        await FallingEdge(dut.clk)
+    dut.rst.value = 0
+
+
+@cocotb.test()
+async def random_programs(dut):
+    """Programs leave what the golden machine leaves, refused ones too, however streams stall."""
+    params = bench_params()
+    config = Config.from_json(params["config"])
+    rng = np.random.default_rng(random.getrandbits(32))
+    coverage = Coverage({
+        **host_coverage(),
+        "descriptor": [o.name for o in Opcode] + [s.name for s in Schedule],
+        "error": [error.name for error in Error],
+    })
+    await begin(dut)
+    host = Host(dut, GoldenMachine(config), coverage)
+
+    for region in BUFFERS:
+        host.write(buffer_address(region), random_contents(rng, config, region))
+    start(host, write_every_mask(config))
+    await host.settle()
+
+    patterns, kinds = patterns_in_turn(rng), kinds_in_turn()
+    errors = list(Error)
+    for number in range(max(params["programs"], len(PATTERNS) ** 2)):
+        host.set_patterns(*next(patterns))
+        host.write(Register.SEED, [rng.integers(0, 1 << 31)])
+        error = errors[number % len(errors)]
+        coverage.hit("error", error.name)
+        if error == Error.PROGRAM_LENGTH:
+            host.write(Register.START, [rng.choice([0, config.descriptor_depth + 1])])
+        else:
+            kind = next(kinds)
+            coverage.hit("descriptor", (kind[1] if kind[1] is not None else kind[0]).name)
+            if kind[1] is not None:
+                coverage.hit("descriptor", kind[0].name)
+            words = descriptor_of(rng, config, kind).encode()
+            if error != Error.NONE:
+                words += broken_words(rng, config, error)
+            start(host, words)
+        # A memory's word, so that the request waits for the program.
+        host.read(buffer_address(Region.PROGRAM), 4)
+        read_registers(host)
+        if number % 18 == 17:
+            read_buffers(host, config)
+            host.write(Register.CLEAR, [0])
+        await host.settle()
+    dut._log.info("%d cycles, compared %d answers", host.cycles, host.finish())
+    coverage.save(Path(params["coverage"]))

@@ -1,0 +1,142 @@
+"""Every refusal, at its boundary: the last descriptor taken and the first refused."""
+
+from dataclasses import replace
+
+import pytest
+
+from gradloom_golden.config import preset
+from gradloom_golden.program import DESCRIPTOR_WORDS, Descriptor, Error, Opcode, Schedule
+from gradloom_golden.program_check import MAX_TILES, check
+
+TINY = preset("tiny")
+TALL = TINY.with_changes(rows=16)
+PLAIN = TINY.with_changes(lanes=False)
+DEEP = TINY.with_changes(rows=4, columns=4, weight_depth=1 << 16, activation_depth=1 << 16)
+FORWARD = Descriptor(opcode=Opcode.FORWARD, steps=8, x_stride=8, k_tiles=2, n_tiles=3)
+BACKWARD = Descriptor(opcode=Opcode.BACKWARD, steps=8, x_stride=8, k_tiles=2, n_tiles=3, mask=1)
+ONLY_X = replace(BACKWARD, schedule=Schedule.INPUT_GRADIENT)
+ONLY_W = replace(BACKWARD, schedule=Schedule.WEIGHT_GRADIENT)
+PACKED = replace(BACKWARD, lanes_log2=1)
+CONFIDENCE = Descriptor(opcode=Opcode.CONFIDENCE, steps=8, classes=10)
+ANGLE = Descriptor(opcode=Opcode.ANGLE, rows=24)
+
+# (machine, descriptor, changes that pass, changes that one step further fail, error). A word of
+# TINY holds four elements: the extents below are 2 or 3 blocks of 8 rows, and 24 tile rows.
+LIMITS = [
+    (TINY, FORWARD, {"opcode": 4, "rows": 1}, {"opcode": 5}, Error.OPCODE),
+    (TINY, FORWARD, {"opcode": 1}, {"opcode": 0}, Error.OPCODE),
+    (TINY, BACKWARD, {"lanes_log2": 2}, {"lanes_log2": 3}, Error.LANES),
+    (TINY, FORWARD, {"lanes_log2": 0}, {"lanes_log2": 1}, Error.LANES),
+    (PLAIN, BACKWARD, {"lanes_log2": 0}, {"lanes_log2": 1}, Error.LANES),
+    (TINY, FORWARD, {"steps": 1}, {"steps": 0}, Error.STEPS),
+    (TINY, FORWARD, {"steps": 32, "x_stride": 32}, {"steps": 33, "x_stride": 33}, Error.STEPS),
+    (TINY, FORWARD, {"x_stride": 8}, {"x_stride": 7}, Error.STEPS),
+    (TINY, BACKWARD, {"x_stride": 8}, {"x_stride": 7}, Error.STEPS),
+    (TINY, CONFIDENCE, {"steps": 1}, {"steps": 0}, Error.STEPS),
+    (TINY, CONFIDENCE, {"steps": 32}, {"steps": 33}, Error.STEPS),
+    (TINY, ANGLE, {"rows": 1}, {"rows": 0}, Error.STEPS),
+    (TINY, FORWARD, {"k_tiles": 1}, {"k_tiles": 0}, Error.TILES),
+    (TINY, FORWARD, {"n_tiles": 1}, {"n_tiles": 0}, Error.TILES),
+    (DEEP, FORWARD, {"k_tiles": MAX_TILES}, {"k_tiles": MAX_TILES + 1}, Error.TILES),
+    (DEEP, FORWARD, {"n_tiles": MAX_TILES}, {"n_tiles": MAX_TILES + 1}, Error.TILES),
+    (TINY, BACKWARD, {"x_shift": 0}, {"x_shift": 1}, Error.SHIFT),
+    (TINY, FORWARD, {"x_shift": 0}, {"x_shift": 1}, Error.SHIFT),
+    (TINY, BACKWARD, {"lanes_log2": 1, "x_shift": 4}, {"lanes_log2": 1, "x_shift": 5},
+     Error.SHIFT),
+    (TINY, BACKWARD, {"lanes_log2": 2, "x_shift": 6}, {"lanes_log2": 2, "x_shift": 7},
+     Error.SHIFT),
+    (TINY, FORWARD, {"w_base": 4}, {"w_base": 6}, Error.ALIGNMENT),
+    (TINY, BACKWARD, {"state_base": 4}, {"state_base": 5}, Error.ALIGNMENT),
+    (TALL, replace(FORWARD, k_tiles=1, n_tiles=1), {"w_base": 16}, {"w_base": 8},
+     Error.ALIGNMENT),
+    (TINY, CONFIDENCE, {"classes": 2}, {"classes": 1}, Error.CLASSES),
+    (DEEP, CONFIDENCE, {"classes": 4 * MAX_TILES}, {"classes": 4 * MAX_TILES + 1}, Error.CLASSES),
+    (TINY, FORWARD, {"x_base": 240}, {"x_base": 241}, Error.ACTIVATION_RANGE),
+    (TINY, FORWARD, {"x_stride": 128}, {"x_stride": 129}, Error.ACTIVATION_RANGE),
+    (TINY, FORWARD, {"out_base": 232}, {"out_base": 233}, Error.ACTIVATION_RANGE),
+    (TINY, BACKWARD, {"x_base": 240}, {"x_base": 241}, Error.ACTIVATION_RANGE),
+    (TINY, ONLY_X, {"x_base": 240}, {"x_base": 241}, Error.ACTIVATION_RANGE),
+    (TINY, PACKED, {"packed_base": 248}, {"packed_base": 249}, Error.ACTIVATION_RANGE),
+    (TINY, replace(PACKED, steps=7), {"packed_base": 248}, {"packed_base": 249},
+     Error.ACTIVATION_RANGE),
+    (TINY, CONFIDENCE, {"x_base": 232}, {"x_base": 233}, Error.ACTIVATION_RANGE),
+    (TINY, CONFIDENCE, {"x_base": 232, "classes": 12}, {"x_base": 232, "classes": 13},
+     Error.ACTIVATION_RANGE),
+    (TINY, BACKWARD, {"d_base": 104}, {"d_base": 105}, Error.GRADIENT_RANGE),
+    (TINY, BACKWARD, {"out_base": 112}, {"out_base": 113}, Error.GRADIENT_RANGE),
+    (TINY, FORWARD, {"w_base": 104}, {"w_base": 108}, Error.WEIGHT_RANGE),
+    (TINY, BACKWARD, {"w_base": 104}, {"w_base": 108}, Error.WEIGHT_RANGE),
+    (TINY, BACKWARD, {"state_base": 104}, {"state_base": 108}, Error.STATE_RANGE),
+    (TINY, ANGLE, {"state_base": 104}, {"state_base": 105}, Error.STATE_RANGE),
+    (TINY, ANGLE, {"packed_base": 104}, {"packed_base": 105}, Error.STATE_RANGE),
+    (TALL, replace(FORWARD, n_tiles=4, k_tiles=2), {"out_base": 248}, {"out_base": 249},
+     Error.ACTIVATION_RANGE),
+    (TALL, replace(FORWARD, n_tiles=5, k_tiles=1), {"out_base": 240}, {"out_base": 241},
+     Error.ACTIVATION_RANGE),
+]
+
+# What a descriptor does not use is not looked at.
+UNUSED = [
+    (replace(FORWARD, keep_sums=1), {"out_base": 1 << 31}),
+    (FORWARD, {"d_base": 1 << 31, "state_base": (1 << 31) + 1, "packed_base": 1 << 31}),
+    (FORWARD, {"classes": 1, "rows": 0}),
+    (replace(BACKWARD, keep_sums=1), {"out_base": 1 << 31}),
+    (ONLY_W, {"out_base": 1 << 31}),
+    (ONLY_X, {"state_base": (1 << 31) + 1}),
+    (replace(ONLY_X, mask=0), {"x_base": 1 << 31}),
+    (replace(ONLY_X, lanes_log2=1), {"packed_base": 1 << 31}),
+    (replace(PACKED, n_tiles=1), {"packed_base": 1 << 31}),
+    (BACKWARD, {"packed_base": 1 << 31}),
+    (CONFIDENCE, {"k_tiles": 0, "w_base": 3, "x_shift": 7, "lanes_log2": 3, "out_base": 1 << 31}),
+    (ANGLE, {"steps": 0, "state_base": 3, "x_shift": 7, "x_base": 1 << 31}),
+]
+
+
+def verdict(config, descriptor, changes):
+    return check(config, replace(descriptor, **changes).encode())
+
+
+@pytest.mark.parametrize(("config", "descriptor", "taken", "refused", "error"), LIMITS)
+def test_the_limit_is_exact(config, descriptor, taken, refused, error):
+    assert verdict(config, descriptor, {}) == Error.NONE
+    assert verdict(config, descriptor, taken) == Error.NONE
+    assert verdict(config, descriptor, refused) == error
+
+
+@pytest.mark.parametrize(("descriptor", "changes"), UNUSED)
+def test_fields_without_meaning_are_ignored(descriptor, changes):
+    assert verdict(TINY, descriptor, changes) == Error.NONE
+
+
+@pytest.mark.parametrize("word", range(DESCRIPTOR_WORDS))
+def test_every_reserved_bit_is_refused(word):
+    used = Descriptor.decode([(1 << 32) - 1] * DESCRIPTOR_WORDS).encode()[word]
+    for bit in range(32):
+        words = FORWARD.encode()
+        if not used >> bit & 1:
+            words[word] |= 1 << bit
+            assert check(TINY, words) == Error.RESERVED
+
+
+def test_every_error_is_reached():
+    reached = {error for *_, error in LIMITS}
+    # The length is the machine's to check, and reserved bits have a test of their own.
+    assert reached == set(Error) - {Error.NONE, Error.PROGRAM_LENGTH, Error.RESERVED}
+
+
+def test_the_first_error_wins():
+    changes, seen = {}, []
+    for name, value in (
+        ("state_base", 1 << 10), ("w_base", 1 << 10), ("d_base", 1 << 10), ("x_base", 1 << 10),
+        ("w_base", 1), ("x_shift", 1), ("k_tiles", 0), ("steps", 0), ("lanes_log2", 3),
+        ("opcode", 9),
+    ):
+        changes[name] = value
+        seen.append(verdict(TINY, BACKWARD, changes))
+    assert seen == [
+        Error.STATE_RANGE, Error.WEIGHT_RANGE, Error.GRADIENT_RANGE, Error.ACTIVATION_RANGE,
+        Error.ALIGNMENT, Error.SHIFT, Error.TILES, Error.STEPS, Error.LANES, Error.OPCODE,
+    ]
+    words = replace(BACKWARD, **changes).encode()
+    words[15] = 1
+    assert check(TINY, words) == Error.RESERVED

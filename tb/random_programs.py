@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 
 import numpy as np
+
+from coverage import Coverage, cross
 from gradloom_golden.config import Config
 from gradloom_golden.program import (
     OFFSET_BITS,
@@ -16,8 +18,6 @@ from gradloom_golden.program import (
     reserved_masks,
 )
 from gradloom_golden.program_check import MAX_TILES
-
-from coverage import Coverage, cross
 
 __all__ = [
     "BUFFERS",
@@ -150,9 +150,7 @@ def _layer(rng, config: Config, opcode: Opcode, steps: int) -> Descriptor | None
         "out_shift": int(rng.integers(4, 14)),
     }
     if forward:
-        return Descriptor(
-            **common, out_base=written_base, relu=_flag(rng), y_unsigned=_flag(rng)
-        )
+        return Descriptor(**common, out_base=written_base, relu=_flag(rng), y_unsigned=_flag(rng))
     # The keep list can name any row, and the machine packs while it reads.
     reach = x_base + (k_blocks - 1) * x_stride + config.steps_depth
     return Descriptor(
@@ -250,20 +248,22 @@ def program_coverage(config: Config) -> Coverage:
     with_os = [s.name for s in Schedule if s != Schedule.INPUT_GRADIENT]
     with_ws = [s.name for s in Schedule if s != Schedule.WEIGHT_GRADIENT]
     drains = [drain.name for drain in Drain]
-    return Coverage({
-        "opcode": [opcode.name for opcode in Opcode],
-        "schedule x lanes": cross(schedules, lanes),
-        "schedule x drain": cross(with_os, drains),
-        "schedule x tiles": cross(schedules, ("one", "many")),
-        "schedule x gather x mask": cross(with_ws, (0, 1), (0, 1)),
-        "lanes x group": cross(lanes[1:], ("whole", "ragged")),
-        **{flag: (0, 1) for flag in _FLAGS},
-        "forward tiles": cross(("one k", "many k"), ("one n", "many n")),
-        "steps": ("one", "few", "hides a load", "most"),
-        "confidence blocks": ("one", "many"),
-        "angle first x last": cross((0, 1), (0, 1)),
-        "after": cross([o.name for o in Opcode], [o.name for o in Opcode]),
-    })
+    return Coverage(
+        {
+            "opcode": [opcode.name for opcode in Opcode],
+            "schedule x lanes": cross(schedules, lanes),
+            "schedule x drain": cross(with_os, drains),
+            "schedule x tiles": cross(schedules, ("one", "many")),
+            "schedule x gather x mask": cross(with_ws, (0, 1), (0, 1)),
+            "lanes x group": cross(lanes[1:], ("whole", "ragged")),
+            **{flag: (0, 1) for flag in _FLAGS},
+            "forward tiles": cross(("one k", "many k"), ("one n", "many n")),
+            "steps": ("one", "few", "hides a load", "most"),
+            "confidence blocks": ("one", "many"),
+            "angle first x last": cross((0, 1), (0, 1)),
+            "after": cross([o.name for o in Opcode], [o.name for o in Opcode]),
+        }
+    )
 
 
 def cover_program(coverage: Coverage, config: Config, program: Iterable[Descriptor]) -> None:
@@ -286,8 +286,11 @@ def cover_program(coverage: Coverage, config: Config, program: Iterable[Descript
 def _cover_layer(coverage: Coverage, config: Config, d: Descriptor) -> None:
     for name in ("x_unsigned", "stochastic", "keep_sums"):
         coverage.hit(name, getattr(d, name))
-    kinds = ((d.steps == 1, "one"), (d.steps == config.steps_depth, "most"),
-             (d.steps >= 2 * config.rows, "hides a load"))
+    kinds = (
+        (d.steps == 1, "one"),
+        (d.steps == config.steps_depth, "most"),
+        (d.steps >= 2 * config.rows, "hides a load"),
+    )
     coverage.hit("steps", next((name for holds, name in kinds if holds), "few"))
     if d.opcode == Opcode.FORWARD:
         coverage.hit("relu", d.relu)

@@ -29,7 +29,7 @@ BUILD_ROOT = Path(__file__).resolve().parents[1] / "build" / "benches"
 BUILD_ARGS = {
     "icarus": [],
     # Amaranth's Verilog leaves the extension of signed operands implicit.
-    "verilator": ["-Wno-WIDTHEXPAND"],
+    "verilator": ["-Wno-WIDTHEXPAND", "--output-split", "0"],
 }
 
 _DEFAULT_SEED = 1

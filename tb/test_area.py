@@ -4,6 +4,7 @@ import gzip
 import sys
 
 import pytest
+
 from gradloom_host.missing import MissingExtraError
 from gradloom_synth.area import AreaError, measure
 from gradloom_synth.generic import GENERIC_CELLS, GENERIC_NAME, generic_liberty
@@ -229,7 +230,9 @@ def test_passes_on_what_yosys_says(tiny, verilog, reason):
 
 
 def test_names_what_the_library_lacks(tiny):
-    with pytest.raises(AreaError, match=r"Library tiny has no counterpart of \$print in module 'top'; name"):
+    with pytest.raises(
+        AreaError, match=r"tiny has no counterpart of \$print in module 'top'; name"
+    ):
         measure(MESSAGE, "top", tiny)
 
 

@@ -3,11 +3,11 @@
 from functools import cache
 
 import pytest
+
+from coverage import Coverage
 from gradloom.array import Array
 from gradloom.emit import to_verilog
 from gradloom_golden.config import PRESETS, Config
-
-from coverage import Coverage
 from rtl_bench import run_bench
 
 TINY = PRESETS["tiny"]

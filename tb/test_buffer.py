@@ -3,9 +3,9 @@
 
 import numpy as np
 import pytest
+
 from gradloom.buffer import Buffer
 from gradloom.ram import Ram
-
 from simulate import play
 
 CYCLES = 300

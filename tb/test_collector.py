@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
+
 from gradloom.collector import Collector
 from gradloom_golden import lfsr
 from gradloom_golden.config import preset
 from gradloom_golden.fixed import HALF, integer_range, round_shift, saturate
 from gradloom_golden.program import Descriptor, Opcode
-
 from simulate import memory, put, read, simulate, stalled
 
 TINY = preset("tiny")

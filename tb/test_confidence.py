@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
+
 from gradloom.confidence import Confidence
 from gradloom_golden import confidence as golden
 from gradloom_golden.config import preset
 from gradloom_golden.fixed import integer_range
 from gradloom_golden.program import Descriptor, Opcode
-
 from simulate import memory, put, simulate
 
 TINY = preset("tiny")

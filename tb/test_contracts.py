@@ -4,9 +4,9 @@
 import pytest
 from amaranth import Signal
 from amaranth.hdl import Assert
-from gradloom.host_port import HostPort
 
 from formal import ProofError, StreamContract, prove
+from gradloom.host_port import HostPort
 
 DEPTH = 7
 
@@ -53,9 +53,10 @@ class CountedPort(HostPort):
             owed.eq(owed + reads - (self.responses.valid & self.responses.ready)),
         ]
         m.d.comb += [
-            Assert(~self.responses.valid | (owed != 0)),
-            Assert(owed == answers.level + coming),  # ties the count to the state, for induction
-            Assert(owed <= self.DEPTH),
+            Assert(~self.responses.valid | (owed != 0), "an answer without a read"),
+            # Ties the count to the port's state, without which the induction does not close.
+            Assert(owed == answers.level + coming, "a read without an answer to come"),
+            Assert(owed <= self.DEPTH, "more answers than there is room for"),
         ]
         return m
 

@@ -1,9 +1,9 @@
 """Every counter counts its own events."""
 
 import numpy as np
+
 from gradloom.counters import Counters
 from gradloom_golden.program import COUNTERS
-
 from simulate import put, simulate
 
 

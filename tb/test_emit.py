@@ -10,10 +10,10 @@ from amaranth.back import rtlil, verilog
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
+
 from gradloom.array import Array
 from gradloom.emit import Emitter, place, to_rtlil, to_verilog
 from gradloom_golden.config import preset
-
 from simulate import play
 
 TINY = preset("tiny")
@@ -24,7 +24,8 @@ class Register(wiring.Component):
 
     def __init__(self, width):
         self.width = width
-        super().__init__({"i": In(data.ArrayLayout(width, 2)), "o": Out(data.ArrayLayout(width, 2))})
+        pair = data.ArrayLayout(width, 2)
+        super().__init__({"i": In(pair), "o": Out(pair)})
 
     def elaborate(self, platform):
         m = Module()
@@ -93,8 +94,8 @@ def test_only_parts_with_state_have_a_clock():
 
 
 def test_a_name_stands_for_one_part():
-    with pytest.raises(ValueError, match="^module name 'register' stands for two different parts: "
-                                         "rename one$"):
+    with pytest.raises(ValueError, match=r"^module name 'register' stands for two different parts: "
+                                         r"rename one$"):
         to_verilog(Chain(second=5), "chain")
     named = to_verilog(Chain(second=5, names=("register", "wider")), "chain")
     assert sorted(modules(named)) == ["chain", "inverter", "register", "wider"]

@@ -14,7 +14,7 @@ POWERS = [("rows", 4, 256), ("columns", 4, 256), ("activation_depth", 16, 65536)
           ("descriptor_depth", 2, 1024)]
 
 
-def expect(message, kind=ValueError, **changes):
+def expect(message, kind: type[Exception] = ValueError, /, **changes):
     with pytest.raises(kind, match=f"^{re.escape(message)}$"):
         EDGE.with_changes(**changes)
 
@@ -53,6 +53,8 @@ def test_fields_must_agree():
     assert EDGE.with_changes(weight_depth=32, rows=16)
     expect("steps_depth 1024 lets a weight gradient grow to 34 bits: use at most 256",
            steps_depth=1024, gradient_bits=16)
+    expect("steps_depth 512 lets a weight gradient grow to 33 bits: use at most 256",
+           steps_depth=512, gradient_bits=16)
     assert EDGE.with_changes(steps_depth=256, gradient_bits=16).wgrad_bits == 32
     expect("accumulator_bits must be at least the 27 bits of a partial sum, not 26",
            gradient_bits=16, accumulator_bits=26)

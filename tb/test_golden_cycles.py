@@ -44,24 +44,24 @@ def kinds(d):
 
 
 def slots_of_tile(d):
-    """Return the slots of a tile: each a list of what happens in it."""
+    """Return the slots of a tile: each a list of what happens in it, and for which steps."""
     forward, has_ws, has_os = kinds(d)
     q = 1 << d.lanes_log2
     steps = range(d.steps)
     if forward:
-        return [[("y", t)] for t in steps]
+        return [[("y", [t])] for t in steps]
     groups = [[t for t in range(start, start + q) if t < d.steps]
               for start in range(0, d.steps, q)]
-    sums, products = [[("dx", t)] for t in steps], []
+    sums, products = [[("dx", [t])] for t in steps], []
     if q == 1:
-        products = [[("d", t), ("product", [t])] for t in steps]
+        products = [[("d", [t]), ("product", [t])] for t in steps]
     else:
         # The product of a group comes a slot after its last gradient: with the next group's
         # first one, or alone. A ragged group is filled with empty slots.
         pending = []
         for group in groups:
             for member in range(q):
-                here = [("d", group[member])] if member < len(group) else []
+                here = [("d", [group[member]])] if member < len(group) else []
                 products.append(pending + here)
                 pending = []
             pending = [("product", group)]
@@ -69,7 +69,7 @@ def slots_of_tile(d):
     if d.schedule == Schedule.INTERLEAVED:
         slots = []
         for group in groups:
-            slots += [[("dx", t)] for t in group] + [[]] * (q - len(group))
+            slots += [[("dx", [t])] for t in group] + [[]] * (q - len(group))
             slots.append([("product", group)])
         return slots
     return (sums if has_ws else []) + (products if has_os else [])
@@ -112,7 +112,7 @@ def simulate(config, d):
 def play(config, d):
     """Return the counters of a descriptor by walking over its tiles, slots and rows."""
     forward, _, drains = kinds(d)
-    total = dict.fromkeys(COUNTERS, 0)
+    total: dict[str, int] = dict.fromkeys(COUNTERS, 0)
     total["descriptors"] = 1
     q = 1 << d.lanes_log2
     outer, inner = (d.n_tiles, d.k_tiles) if forward else (d.k_tiles, d.n_tiles)
@@ -121,7 +121,7 @@ def play(config, d):
             first, last = position == 0, position == inner - 1
             total["weight_reads"] += config.rows
             for slot in slots_of_tile(d):
-                for name, what in slot:
+                for name, involved in slot:
                     if name in {"y", "dx"}:
                         total["forward_slots" if name == "y" else "ws_slots"] += 1
                         total["x_reads" if name == "y" else "d_reads"] += 1
@@ -133,8 +133,8 @@ def play(config, d):
                     elif name == "d":
                         total["d_reads"] += 1
                     else:
-                        total["os_products"] += len(what)
-                        total["x_reads"] += len(what) if q == 1 or first else 0
+                        total["os_products"] += len(involved)
+                        total["x_reads"] += len(involved) if q == 1 or first else 0
                         total["packed_reads"] += q > 1 and not first
                         total["packed_writes"] += q > 1 and first and inner > 1
             if drains:

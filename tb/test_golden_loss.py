@@ -44,6 +44,8 @@ def test_probabilities_equal_softmax(exponent, classes, rng):
 def test_far_logits_share_the_last_entry():
     near, far = probabilities([[0, -255], [0, -5000]], -4)
     assert near.tolist() == far.tolist()
+    nearer, near = probabilities([[0, -254], [0, -255]], -6)
+    assert nearer.tolist() != near.tolist()
 
 
 def test_only_differences_count():

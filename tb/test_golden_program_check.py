@@ -11,7 +11,7 @@ from gradloom_golden.program_check import MAX_TILES, check
 TINY = preset("tiny")
 TALL = TINY.with_changes(rows=16)
 PLAIN = TINY.with_changes(lanes=False)
-DEEP = TINY.with_changes(rows=4, columns=4, weight_depth=1 << 16, activation_depth=1 << 16)
+DEEP = TINY.with_changes(weight_depth=1 << 16, activation_depth=1 << 16)
 FORWARD = Descriptor(opcode=Opcode.FORWARD, steps=8, x_stride=8, k_tiles=2, n_tiles=3)
 BACKWARD = Descriptor(opcode=Opcode.BACKWARD, steps=8, x_stride=8, k_tiles=2, n_tiles=3, mask=1)
 ONLY_X = replace(BACKWARD, schedule=Schedule.INPUT_GRADIENT)

@@ -17,7 +17,7 @@ FLOATING = {
     "precision": {"bound_from_degrees"},
 }
 FLOATING_NAMES = {
-    "cos", "double", "exp", "exp2", "float", "float16", "float32", "float64", "half", "linalg",
+    "cos", "double", "exp", "exp2", "float", "float16", "float32", "float64", "linalg",
     "log", "log2", "math", "mean", "radians", "rint", "round", "sin", "sqrt", "std", "tan",
     "true_divide", "var",
 }
@@ -28,7 +28,7 @@ def imported(tree):
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name.split(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and not node.level:
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             yield node.module.split(".")[0]
 
 
@@ -47,9 +47,11 @@ def floating(node):
 
 def outside(tree, names):
     """Return the tree's top-level statements but for functions called `names`, and imports."""
-    kept = [node for node in tree.body
-            if not (isinstance(node, ast.FunctionDef) and node.name in names)
-            and not isinstance(node, (ast.Import, ast.ImportFrom))]
+    kept: list[ast.stmt] = [
+        node for node in tree.body
+        if not (isinstance(node, ast.FunctionDef) and node.name in names)
+        and not isinstance(node, (ast.Import, ast.ImportFrom))
+    ]
     return ast.Module(kept, [])
 
 
@@ -89,6 +91,7 @@ def test_the_package_offers_what_it_names():
 
 
 def test_the_map_mentions_every_module():
+    described = gradloom_golden.__doc__ or ""
     for path in FILES:
         if path.stem != "__init__":
-            assert f"`{path.stem}`" in gradloom_golden.__doc__, path.stem
+            assert f"`{path.stem}`" in described, path.stem

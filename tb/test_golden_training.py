@@ -334,6 +334,7 @@ def test_a_dead_relu_passes_no_gradient(rng):
     for layer in step.layers[1:]:
         off = layer.x[step.keep] == 0
         assert off.any()
+        assert layer.input_gradient is not None
         assert not layer.input_gradient[off].any()
 
 

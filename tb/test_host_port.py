@@ -3,9 +3,9 @@
 from itertools import cycle
 
 import pytest
+
 from gradloom.host_port import HostPort
 from gradloom_golden.program import OFFSET_BITS, Region
-
 from simulate import put, simulate
 
 CYCLES = 400
@@ -22,7 +22,8 @@ class Bench:
     def __init__(self, requests, *, asks="1", takes="1", busy="0", cycles=CYCLES):
         self.dut = HostPort()
         self.waiting = list(requests)
-        self.accesses = []                                 # (cycle, busy, write, region, offset, data)
+        # Cycle, busy, write, region, offset, data.
+        self.accesses = []
         self.answers = []
         simulate(self.dut, self._run(asks, takes, busy, cycles))
 

@@ -1,6 +1,7 @@
 """Layouts agree with the tables of `gradloom_golden.program`."""
 
 from amaranth.hdl import Const
+
 from gradloom.layouts import ADDRESS_BITS, DescriptorLayout, Request
 from gradloom_golden.program import (
     DESCRIPTOR_FIELDS,

@@ -3,9 +3,9 @@
 
 import numpy as np
 import pytest
+
 from gradloom.lfsr import Lfsr
 from gradloom_golden import lfsr as golden
-
 from simulate import play, stalled
 
 DRAWS = 40

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+
 from gradloom.loader import WeightLoader
 from gradloom_golden.config import preset
 from gradloom_golden.program import Descriptor, Opcode
-
 from simulate import play, stalled
 
 TINY = preset("tiny")

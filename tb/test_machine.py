@@ -5,6 +5,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+
 from gradloom.generate import machine_verilog
 from gradloom_golden.config import PRESETS, Config
 from gradloom_golden.machine import GoldenMachine, run_program
@@ -18,7 +19,6 @@ from gradloom_golden.program import (
     Region,
     Register,
 )
-
 from gradloom_host.simulator import Simulator
 from random_programs import (
     BUFFERS,
@@ -189,9 +189,25 @@ def test_broken_fields_are_refused_alike(rng):
     for _ in range(300):
         good = random_descriptor(rng, TINY, longest=4)
         fields = {name: getattr(good, name) for name in good.__slots__}
-        name = rng.choice(["steps", "x_stride", "k_tiles", "n_tiles", "classes", "rows",
-                           "x_base", "d_base", "w_base", "state_base", "packed_base", "out_base",
-                           "lanes_log2", "x_shift", "opcode"])
+        name = rng.choice(
+            [
+                "steps",
+                "x_stride",
+                "k_tiles",
+                "n_tiles",
+                "classes",
+                "rows",
+                "x_base",
+                "d_base",
+                "w_base",
+                "state_base",
+                "packed_base",
+                "out_base",
+                "lanes_log2",
+                "x_shift",
+                "opcode",
+            ]
+        )
         width = {"opcode": 4, "lanes_log2": 2, "x_shift": 3}.get(name, 9)
         fields[name] = int(rng.integers(0, 1 << width))
         words = Descriptor(**fields).encode()
@@ -239,8 +255,16 @@ def test_start_while_busy_waits_its_turn(tiny, rng):
 def test_same_seed_repeats_and_another_does_not(tiny, rng):
     contents = {region: random_contents(rng, TINY, region) for region in BUFFERS}
     program = [
-        Descriptor(opcode=Opcode.FORWARD, steps=16, x_stride=16, k_tiles=1, n_tiles=1, out_base=64,
-                   out_shift=7, stochastic=1)
+        Descriptor(
+            opcode=Opcode.FORWARD,
+            steps=16,
+            x_stride=16,
+            k_tiles=1,
+            n_tiles=1,
+            out_base=64,
+            out_shift=7,
+            stochastic=1,
+        )
     ]
     outputs = []
     for seed in (5, 5, 6):

@@ -2,11 +2,9 @@
 
 from functools import cache
 
-import pytest
+from coverage import Coverage
 from gradloom.generate import TOP, machine_verilog
 from gradloom_golden.config import PRESETS
-
-from coverage import Coverage
 from rtl_bench import run_bench
 
 TINY = PRESETS["tiny"]

@@ -1,14 +1,13 @@
 """Drained gradients move weights and state as `gradloom_golden.optimizer` does."""
 
-import numpy as np
 import pytest
+
 from gradloom.optimizer import Optimizer
 from gradloom_golden import lfsr
 from gradloom_golden import optimizer as golden
 from gradloom_golden.config import preset
 from gradloom_golden.fixed import integer_range, sign_extend
 from gradloom_golden.program import Descriptor, Drain, Opcode
-
 from simulate import memory, put, read, simulate, stalled
 
 TINY = preset("tiny")

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+
 from gradloom.packer import Packer
 from gradloom_golden import lanes, lfsr
-
 from simulate import play, stalled
 
 LANES = 4
@@ -37,7 +37,8 @@ def test_equals_the_golden_model(q, shift, unsigned, steps, rng):
     rows[::2, 1] = rng.choice(CORNERS, len(rows[::2]))
     x = rows if unsigned else (rows ^ 128) - 128
     random = lfsr.low_half(lfsr.Lfsr(lfsr.Bank.PACK, LANES, SEED).draw(steps))
-    small = lanes.quantize(x, 8 // q, shift, unsigned=unsigned, random=random)
+    small = lanes.quantize(
+        x, 8 // q, shift, unsigned=unsigned, random=random)  # pyright: ignore[reportArgumentType]
     got = packed_by(Packer(LANES), rows, q, shift, unsigned, "1101")
     np.testing.assert_array_equal(got, lanes.pack(small, q))
     np.testing.assert_array_equal(lanes.unpack(got, q, steps, unsigned=unsigned), small)

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+
 from gradloom.pe import TAPS, ProcessingElement
 from gradloom_golden.config import preset
 from gradloom_golden.fixed import integer_range, sign_extend
 from gradloom_golden.lanes import STEP_OF_FIELD, lane_values
-
 from simulate import play
 
 TINY = preset("tiny")
@@ -107,6 +107,7 @@ def drained(config, slots, weight, slot_mode):
 def test_output_stationary_slots_add_in_place(config, unsigned, rng):
     words = rng.integers(0, 1 << config.operand_bits, SLOTS)
     is_os = rng.integers(0, 2, SLOTS)
+    is_os[-1] = 1
     gradients = drawn(rng, config.gradient_bits)
     west = west_of(config, rng, words)
     slots = [{**QUIET, "wave_i": {"os": slot, "swap": 0}, "west": x, "gradient_i": d}
@@ -126,6 +127,7 @@ def test_packed_words_meet_the_newest_gradients(name, q, unsigned, rng):
     config = CONFIGS[name]
     words = rng.integers(0, 256, SLOTS)
     is_os = rng.integers(0, 2, SLOTS)
+    is_os[-1] = 1
     gradients = drawn(rng, config.gradient_bits)
     taps = rng.integers(*integer_range(config.gradient_bits), (SLOTS, TAPS))
     slots = [{**QUIET, "wave_i": {"os": slot, "swap": 0}, "west": x, "gradient_i": d, "taps": below}

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
+
 from gradloom.precision import Precision
 from gradloom_golden import precision as golden
 from gradloom_golden.config import preset
 from gradloom_golden.cycles import descriptor_cycles
 from gradloom_golden.fixed import integer_range
 from gradloom_golden.program import Descriptor, Opcode
-
 from simulate import memory, put, simulate
 
 TINY = preset("tiny")
@@ -128,3 +128,16 @@ def test_dot_products_gather_over_descriptors(rng):
     bench.run(jobs)
     assert bench.picks[1::2] == list(whole.values())
     assert bench.picks[-1] == 2
+
+
+def test_a_first_descriptor_forgets_what_was_not_decided(rng):
+    g = rng.integers(-1000, 1000, (4, 4))
+    bench = Bench(TINY)
+    bench.store(0, g, rng)
+    bench.store(16, -50 * g, rng)
+    bench.store(32, g, rng)
+    decide = {"state_base": 0, "packed_base": 32, "rows": 4, "bound": 0, "last": 1, "fresh": 1}
+    undecided = angle(state_base=0, packed_base=16, rows=4, first=1)
+    bench.run([undecided, angle(**decide, tested_bits=4, first=1),
+               undecided, angle(**decide, tested_bits=4)])
+    assert bench.picks[1::2] == [4, 8]

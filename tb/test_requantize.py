@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+
 from gradloom.requantize import RequantizeLane
 from gradloom_golden.config import preset
 from gradloom_golden.fixed import HALF, integer_range, round_shift, saturate
-
 from simulate import play
 
 TINY = preset("tiny")

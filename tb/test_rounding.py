@@ -5,9 +5,9 @@ import pytest
 from amaranth import Module, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+
 from gradloom.rounding import HALF, round_shift, saturate
 from gradloom_golden import fixed
-
 from simulate import play
 
 

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+
 from gradloom.pe import TAPS
 from gradloom.row import Row, Stack
 from gradloom_golden.config import preset
 from gradloom_golden.fixed import integer_range, sign_extend
-
 from simulate import play
 
 TINY = preset("tiny")

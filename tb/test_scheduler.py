@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+
 from gradloom.scheduler import Scheduler
 from gradloom_golden.config import preset
 from gradloom_golden.cycles import counts, descriptor_cycles, tile_slots
 from gradloom_golden.program import Descriptor, Opcode, Schedule
-
 from simulate import memory, put, read, simulate
 from slots import tile
 

@@ -5,8 +5,8 @@ import pytest
 from amaranth import Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
-from gradloom.select import select
 
+from gradloom.select import select
 from simulate import play
 
 

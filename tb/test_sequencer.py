@@ -4,12 +4,12 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+
 from gradloom.sequencer import Sequencer
 from gradloom_golden.config import preset
 from gradloom_golden.cycles import FETCH_CYCLES, PROGRAM_CYCLES
 from gradloom_golden.program import DESCRIPTOR_FIELDS, DESCRIPTOR_WORDS, Descriptor, Error, Opcode
 from gradloom_golden.program_check import check
-
 from simulate import memory, put, simulate
 
 TINY = preset("tiny")

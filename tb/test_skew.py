@@ -6,8 +6,8 @@ import pytest
 from amaranth import Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
-from gradloom.skew import Delay, Skew, delay
 
+from gradloom.skew import Delay, Skew, delay
 from simulate import play
 
 CYCLES = 40

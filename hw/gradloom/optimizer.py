@@ -181,20 +181,17 @@ class Optimizer(wiring.Component):
             lfsr.seed.eq(self.seed),
             lfsr.advance.eq(stages[0] & ~store),
         ]
+        shared = {name: getattr(descriptor, name) for name in ("x_shift", "gradient_shift")}
+        shared |= {name: getattr(held, name)
+                   for name in ("decay_shift", "momentum", "rate_shift")}
+        shared["store"] = held.drain == Drain.STORE
         for column in range(self.config.columns):
-            lane = place(m, platform, f"lane_{column}", "optimizer_lane",
-                         partial(OptimizerLane, self.config))
-            m.d.comb += [
-                lane.gradient.eq(self.drained[column]),
-                lane.weight.eq(self.old_weights[column]),
-                lane.state.eq(self.state_read_data[column]),
-                lane.random.eq(lfsr.state[column]),
-                lane.store.eq(held.drain == Drain.STORE),
-                self.state_write_data[column].eq(lane.new_state),
-                self.weight_write_data[column].eq(lane.new_weight),
-            ]
-            for name in ("x_shift", "gradient_shift"):
-                m.d.comb += getattr(lane, name).eq(getattr(descriptor, name))
-            for name in ("decay_shift", "momentum", "rate_shift"):
-                m.d.comb += getattr(lane, name).eq(getattr(held, name))
+            place(m, platform, f"lane_{column}", "optimizer_lane",
+                  partial(OptimizerLane, self.config),
+                  inputs={**shared, "gradient": self.drained[column],
+                          "weight": self.old_weights[column],
+                          "state": self.state_read_data[column],
+                          "random": lfsr.state[column]},
+                  outputs={"new_state": self.state_write_data[column],
+                           "new_weight": self.weight_write_data[column]})
         return m

@@ -98,13 +98,11 @@ class Packer(wiring.Component):
             lfsr.seed.eq(self.seed),
             lfsr.advance.eq(self.valid),
         ]
+        shared = {name: getattr(self, name)
+                  for name in ("valid", "four", "x_unsigned", "step", "shift")}
         for index in range(self.lanes):
-            lane = place(m, platform, f"lane_{index}", "packer_lane", partial(PackerLane))
-            m.d.comb += [
-                lane.random.eq(lfsr.state[index][:16]),
-                lane.activation.eq(self.activations[index]),
-                self.packed[index].eq(lane.word),
-            ]
-            for name in ("valid", "four", "x_unsigned", "step", "shift"):
-                m.d.comb += getattr(lane, name).eq(getattr(self, name))
+            place(m, platform, f"lane_{index}", "packer_lane", partial(PackerLane),
+                  inputs={**shared, "random": lfsr.state[index][:16],
+                          "activation": self.activations[index]},
+                  outputs={"word": self.packed[index]})
         return m

@@ -2,18 +2,19 @@
 
 from functools import partial
 
-from amaranth import Cat, Module
-from amaranth.lib import data, wiring
+from amaranth import Cat, Module, Shape, Signal
+from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from gradloom_golden.config import Config
 
 from .emit import place
+from .layouts import Wave
 from .pe import TAPS, ProcessingElement, cell_ports
 
 __all__ = ["COLUMN_PORTS", "Row", "Stack", "place_stack", "stack_ports"]
 
-COLUMN_PORTS = ("gradient_i", "gradient_o", "sum_i", "sum_o", "weight_i", "weight_o", "drain_i",
-                "drain_o")
+COLUMN_PORTS = ("shift", "gradient_i", "gradient_o", "sum_i", "sum_o", "weight_i", "weight_o",
+                "drain_i", "drain_o")
 """Members that a row has once a column."""
 
 
@@ -40,27 +41,28 @@ class Row(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        west, wave = self.west[0], self.wave_i
+        ports = cell_ports(self.config)
+        width = Shape.cast(ports["gradient_i"].shape).width
+        west, wave = self.west, self.wave_i
         for column in range(self.config.columns):
-            cell = place(m, platform, f"cell_{column}", self.cell.MODULE,
-                         partial(self.cell, self.config))
-            m.d.comb += [
-                cell.mode.eq(self.mode),
-                cell.shift.eq(self.shift[column]),
-                cell.wave_i.eq(wave),
-                cell.west.eq(west),
-            ]
+            east = Signal.like(self.east, name=f"east_{column}")
+            wave_east = Signal(Wave, name=f"wave_east_{column}")
+            seen = [self.taps_i[(tap * self.config.columns + column) * width:][:width]
+                    for tap in range(TAPS)]
+            inputs = {"mode": self.mode, "wave_i": wave, "west": west, "taps": Cat(*seen)}
+            outputs = {"wave_o": wave_east, "east": east}
             for name in COLUMN_PORTS:
-                ours, theirs = getattr(self, name)[column], getattr(cell, name)
-                inward = name.endswith("_i")
-                m.d.comb += theirs.eq(ours) if inward else ours.eq(theirs)
-            for tap in range(TAPS):
-                m.d.comb += cell.taps[tap].eq(self.taps_i[tap][column])
-            west, wave = cell.east, cell.wave_o
-        m.d.comb += self.east[0].eq(west)
+                bits = Shape.cast(ports[name].shape).width
+                group = inputs if ports[name].flow == In else outputs
+                group[name] = getattr(self, name)[column * bits:(column + 1) * bits]
+            place(m, platform, f"cell_{column}", self.cell.MODULE,
+                  partial(self.cell, self.config), inputs=inputs, outputs=outputs)
+            west, wave = east, wave_east
+        m.d.comb += [
+            self.east.eq(west),
+            self.taps_o.eq(Cat(self.gradient_o, self.taps_i)),
+        ]
         m.d.sync += self.wave_o.eq(self.wave_i)
-        seen = Cat(self.gradient_o.as_value(), self.taps_i.as_value())
-        m.d.comb += self.taps_o.as_value().eq(seen)
         return m
 
 
@@ -91,63 +93,49 @@ class Stack(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         half = self.height // 2
-        north = place_stack(m, platform, "north", self.config, half, self.cell)
-        south = place_stack(m, platform, "south", self.config, half, self.cell)
-        for index, part in enumerate((north, south)):
-            width = len(part.west.as_value())
-            here = slice(index * width, (index + 1) * width)
-            m.d.comb += [
-                part.mode.eq(self.mode),
-                part.shift.eq(self.shift),
-                part.west.as_value().eq(self.west.as_value()[here]),
-                self.east.as_value()[here].eq(part.east.as_value()),
-            ]
-        m.d.comb += [
-            north.wave_i.eq(self.wave_i), south.wave_i.eq(north.wave_o),
-            self.wave_o.eq(south.wave_o),
-        ]
-        for name in ("gradient", "sum"):
-            m.d.comb += [
-                getattr(north, f"{name}_i").eq(getattr(self, f"{name}_i")),
-                getattr(south, f"{name}_i").eq(getattr(north, f"{name}_o")),
-                getattr(self, f"{name}_o").eq(getattr(south, f"{name}_o")),
-            ]
-        for name in ("weight", "drain", "taps"):
-            m.d.comb += [
-                getattr(south, f"{name}_i").eq(getattr(self, f"{name}_i")),
-                getattr(north, f"{name}_i").eq(getattr(south, f"{name}_o")),
-                getattr(self, f"{name}_o").eq(getattr(north, f"{name}_o")),
-            ]
+        edge = len(self.west) // 2
+        southward, northward = ("wave", "gradient", "sum"), ("weight", "drain", "taps")
+        between = {name: Signal(getattr(self, f"{name}_i").shape(), name=f"{name}_between")
+                   for name in southward + northward}
+        for part, rows, enter, leave in (
+            ("north", slice(edge), southward, northward),
+            ("south", slice(edge, None), northward, southward),
+        ):
+            inputs = {"mode": self.mode, "shift": self.shift, "west": self.west[rows]}
+            outputs = {"east": self.east[rows]}
+            for name in enter:
+                inputs[f"{name}_i"] = getattr(self, f"{name}_i")
+                outputs[f"{name}_o"] = between[name]
+            for name in leave:
+                inputs[f"{name}_i"] = between[name]
+                outputs[f"{name}_o"] = getattr(self, f"{name}_o")
+            place_stack(m, platform, part, self.config, half, self.cell,
+                        inputs=inputs, outputs=outputs)
         return m
 
 
 def stack_ports(config: Config, height: int) -> dict:
-    """Return the members of `height` rows.
+    """Return the members of `height` rows, vectors as plain words with element 0 lowest.
 
     ``mode``, ``wave_i``, ``wave_o``: as of a cell, but waves pass from the top row to the row below
-    the stack. ``shift``: a bit a column, for all rows at once. ``west``, ``east``: one sum a row. `COLUMN_PORTS`: what a cell has to its north
+    the stack. ``west``, ``east``: one sum a row. `COLUMN_PORTS`: what a cell has to its north
     and south, once a column. ``taps_i``: ``gradient_o`` of the three rows below, nearest first;
     ``taps_o``: of the three top rows, or of those that there are and the ones below.
     """
     cell = cell_ports(config)
     members = {name: cell[name] for name in ("mode", "wave_i", "wave_o")}
-    for name in ("west", "east"):
-        members[name] = _repeated(cell[name], height)
-    for name in COLUMN_PORTS:
-        members[name] = _repeated(cell[name], config.columns)
-    taps = data.ArrayLayout(members["gradient_i"].shape, TAPS)
-    members["shift"] = In(config.columns)
+    for name, count in (*((name, height) for name in ("west", "east")),
+                        *((name, config.columns) for name in COLUMN_PORTS)):
+        direction = In if cell[name].flow == In else Out
+        members[name] = direction(Shape.cast(cell[name].shape).width * count)
+    taps = TAPS * config.gradient_bits * config.columns
     return {**members, "taps_i": In(taps), "taps_o": Out(taps)}
 
 
-def _repeated(member, count: int):
-    direction = In if member.flow == In else Out
-    return direction(data.ArrayLayout(member.shape, count))
-
-
-def place_stack(m: Module, platform, name: str, config: Config, height: int, cell: type):
+def place_stack(m: Module, platform, name: str, config: Config, height: int, cell: type, *,
+                inputs, outputs) -> None:
     """Add a row or a stack of rows."""
+    module, part = f"{cell.MODULE}_rows_{height}", partial(Stack, config, height, cell)
     if height == 1:
-        return place(m, platform, name, f"{cell.MODULE}_row", partial(Row, config, cell))
-    return place(m, platform, name, f"{cell.MODULE}_rows_{height}",
-                 partial(Stack, config, height, cell))
+        module, part = f"{cell.MODULE}_row", partial(Row, config, cell)
+    place(m, platform, name, module, part, inputs=inputs, outputs=outputs)

@@ -103,7 +103,7 @@ class Sequencer(wiring.Component):
                 with m.If(self.unit_ready):
                     with m.If(problem != Error.NONE):
                         m.d.sync += [self.error.eq(problem), self.failed.eq(index)]
-                        m.next = "idle"
+                        m.next = "settle"
                     with m.Else():
                         m.d.comb += self.accept.eq(1)
                         m.d.sync += [self.current.eq(self.coming), index.eq(index + 1)]

@@ -2,8 +2,8 @@
 
 from functools import partial
 
-from amaranth import Cat, Module, Signal, Value, unsigned
-from amaranth.lib import data, wiring
+from amaranth import Cat, Module, Signal, Value
+from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from .emit import place
@@ -46,13 +46,10 @@ class Delay(wiring.Component):
             m.d.sync += self.o.eq(self.i)
             return m
         half = self.cycles // 2
-        word = self.i
-        for name in ("first", "second"):
-            part = place(m, platform, name, f"delay_{self.width}x{half}",
-                         partial(Delay, self.width, half))
-            m.d.comb += part.i.eq(word)
-            word = part.o
-        m.d.comb += self.o.eq(word)
+        between = Signal(self.width)
+        for name, source, target in (("first", self.i, between), ("second", between, self.o)):
+            place(m, platform, name, f"delay_{self.width}x{half}",
+                  partial(Delay, self.width, half), inputs={"i": source}, outputs={"o": target})
         return m
 
 
@@ -72,7 +69,8 @@ class Skew(wiring.Component):
 
     Members
     -------
-    i, o : In, Out(ArrayLayout(bits, lanes))
+    i, o : In, Out(bits * lanes)
+        Element 0 in the lowest bits.
     """
 
     def __init__(self, bits: int, lanes: int, *, reverse: bool = False):
@@ -82,29 +80,25 @@ class Skew(wiring.Component):
         self.lanes = lanes
         self.reverse = reverse
         self.CLOCKED = lanes > 1
-        layout = data.ArrayLayout(unsigned(bits), lanes)
-        super().__init__({"i": In(layout), "o": Out(layout)})
+        super().__init__({"i": In(bits * lanes), "o": Out(bits * lanes)})
 
     def elaborate(self, platform):
         m = Module()
-        word, result = self.i.as_value(), self.o.as_value()
         if self.lanes == 1:
-            m.d.comb += result.eq(word)
+            m.d.comb += self.o.eq(self.i)
             return m
         half = self.lanes // 2
         width = half * self.bits
-        late = place(m, platform, "late", f"delay_{width}x{half}", partial(Delay, width, half))
+        low, high = self.i[:width], self.i[width:]
+        late = Signal(width)
+        place(m, platform, "late", f"delay_{width}x{half}", partial(Delay, width, half),
+              inputs={"i": low if self.reverse else high}, outputs={"o": late})
         kind = "deskew" if self.reverse else "skew"
-        halves = [
+        for name, source, target in (
+            ("low", late if self.reverse else low, self.o[:width]),
+            ("high", high if self.reverse else late, self.o[width:]),
+        ):
             place(m, platform, name, f"{kind}_{self.bits}x{half}",
-                  partial(Skew, self.bits, half, reverse=self.reverse))
-            for name in ("low", "high")
-        ]
-        low, high = word[:width], word[width:]
-        m.d.comb += [
-            late.i.eq(low if self.reverse else high),
-            halves[0].i.as_value().eq(late.o if self.reverse else low),
-            halves[1].i.as_value().eq(high if self.reverse else late.o),
-            result.eq(Cat(halves[0].o.as_value(), halves[1].o.as_value())),
-        ]
+                  partial(Skew, self.bits, half, reverse=self.reverse),
+                  inputs={"i": source}, outputs={"o": target})
         return m

@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -241,7 +240,7 @@ def _add_up(modules: dict, top: str, library: Library) -> tuple[ModuleArea, ...]
     )
 
 
-def _children_first(children: dict[str, Iterable[str]], top: str) -> list[str]:
+def _children_first(children: dict[str, list[str]], top: str) -> list[str]:
     order: dict[str, None] = {}
 
     def visit(name: str):

@@ -155,7 +155,9 @@ def parse_liberty(text: str, source: str) -> Library:
             f"{source} has no 2-input NAND with an area to count gates in; name a complete library"
         )
     if not flip_flops:
-        raise LibertyError(f"{source} has no flip-flop to map registers to; name a complete library")
+        raise LibertyError(
+            f"{source} has no flip-flop to map registers to; name a complete library"
+        )
     return Library(
         name=header[1],
         areas=areas,

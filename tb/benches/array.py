@@ -1,7 +1,7 @@
 """Bench of the array: random layers, whose every result is due in one known cycle.
 
-Parameters: ``config`` (JSON of the configuration), ``layers`` (how many at least), ``coverage`` (the
-file that receives the counts).
+Parameters: ``config`` (JSON of the configuration), ``layers`` (how many at least), ``coverage``
+(the file that receives the counts).
 """
 
 import random
@@ -14,11 +14,11 @@ import cocotb
 import numpy as np
 from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge, ReadOnly
+
+from coverage import Coverage, cross
 from gradloom_golden import gemm, lanes
 from gradloom_golden.config import Config
 from gradloom_golden.fixed import integer_range
-
-from coverage import Coverage, cross
 from rtl_bench import bench_params
 
 KINDS = ("forward", "input gradient", "weight gradient", "interleaved")
@@ -213,8 +213,7 @@ class Model:
         elif cycle.os:
             self._accumulate(layer, cycle)
         elif cycle.real:
-            sums = gemm.input_gradient(
-                cycle.gradients[None], self.weights, columns=config.columns)
+            sums = gemm.input_gradient(cycle.gradients[None], self.weights, columns=config.columns)
             due["sums_east"] = (array_latency, sums[0])
         self.passed.append(cycle.gradients)
         if cycle.swap:
@@ -227,7 +226,7 @@ class Model:
         return due
 
     def _accumulate(self, layer: Layer, cycle: Cycle) -> None:
-        d = np.array([cycle.gradients] if layer.lanes == 1 else list(self.passed)[-layer.lanes:])
+        d = np.array([cycle.gradients] if layer.lanes == 1 else list(self.passed)[-layer.lanes :])
         x = cycle.west[None]
         if layer.lanes > 1:
             x = lanes.unpack(x, layer.lanes, layer.lanes, unsigned=layer.x_unsigned)
@@ -275,7 +274,8 @@ class Scoreboard:
             handle, bits, count = self._outputs[output]
             got = unpack_bits(handle.value.to_unsigned(), bits, count)
             assert got == expected.tolist(), (
-                f"{output} is {got} in cycle {cycle}, not {expected.tolist()}")
+                f"{output} is {got} in cycle {cycle}, not {expected.tolist()}"
+            )
             self.compared[output] += 1
 
     def finish(self) -> None:
@@ -298,7 +298,8 @@ def unpack_bits(value: int, bits: int, count: int) -> list[int]:
 def drive(dut, config: Config, layer: Layer, cycle: Cycle) -> None:
     """Set every input for one cycle."""
     dut.mode.value = (
-        layer.forward | (layer.lanes == 2) << 1 | (layer.lanes == 4) << 2 | layer.x_unsigned << 3)
+        layer.forward | (layer.lanes == 2) << 1 | (layer.lanes == 4) << 2 | layer.x_unsigned << 3
+    )
     dut.wave.value = cycle.os | cycle.swap << 1
     dut.shift.value = int(cycle.weights is not None)
     x = cycle.west & (1 << config.operand_bits) - 1
@@ -311,15 +312,17 @@ def drive(dut, config: Config, layer: Layer, cycle: Cycle) -> None:
 def layer_coverage(config: Config) -> Coverage:
     """Return the bins that the layers of a run must fill."""
     widths = (1, 2, 4) if config.lanes else (1,)
-    return Coverage({
-        "kind": KINDS,
-        "kind x lanes": cross(KINDS[2:], widths),
-        "kind x unsigned": cross(KINDS, (False, True)),
-        "kind x gaps": cross(KINDS, (False, True)),
-        "tiles": ("one", "many"),
-        "tile": ("shorter than a load", "longer"),
-        "after": cross(KINDS, KINDS),
-    })
+    return Coverage(
+        {
+            "kind": KINDS,
+            "kind x lanes": cross(KINDS[2:], widths),
+            "kind x unsigned": cross(KINDS, (False, True)),
+            "kind x gaps": cross(KINDS, (False, True)),
+            "tiles": ("one", "many"),
+            "tile": ("shorter than a load", "longer"),
+            "after": cross(KINDS, KINDS),
+        }
+    )
 
 
 def cover(coverage: Coverage, before: Layer | None, layer: Layer, config: Config) -> None:

@@ -5,12 +5,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import cycle
 
-import numpy as np
 from cocotb.triggers import FallingEdge, ReadOnly
-from gradloom_golden.machine import GoldenMachine
-from gradloom_golden.program import IDENT, OFFSET_BITS, Region, Register
 
 from coverage import Coverage, cross
+from gradloom_golden.machine import GoldenMachine
+from gradloom_golden.program import IDENT, OFFSET_BITS, Region, Register
 
 __all__ = ["PATTERNS", "Host", "HostError", "host_coverage"]
 
@@ -87,7 +86,8 @@ class Watcher:
         """Take the level of `busy` in one cycle; a program's cycles follow its start."""
         if busy != (self._cycles < self._cycles_due):
             raise HostError(
-                f"busy is {busy:d} in cycle {self._cycles} of a program of {self._cycles_due}")
+                f"busy is {busy:d} in cycle {self._cycles} of a program of {self._cycles_due}"
+            )
         if busy:
             self._cycles += 1
         if self._cycles == self._cycles_due:
@@ -98,7 +98,8 @@ class Watcher:
             return Answer(address, int(self.machine.read(address, 1)[0]), 0xFFFFFFFF)
         # The golden machine has already finished what this one is in the middle of.
         value, mask = {Register.IDENT: (IDENT, 0xFFFFFFFF), Register.STATUS: (BUSY, BUSY)}.get(
-            Register(address), (0, 0))
+            Register(address), (0, 0)
+        )
         return Answer(address, value, mask)
 
 

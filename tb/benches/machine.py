@@ -12,6 +12,9 @@ import cocotb
 import numpy as np
 from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge
+
+from benches.host import PATTERNS, Host, host_coverage
+from coverage import Coverage
 from gradloom_golden.config import Config
 from gradloom_golden.machine import GoldenMachine
 from gradloom_golden.program import (
@@ -24,9 +27,6 @@ from gradloom_golden.program import (
     Register,
     Schedule,
 )
-
-from benches.host import PATTERNS, Host, host_coverage
-from coverage import Coverage
 from random_programs import (
     BUFFERS,
     broken_words,
@@ -75,8 +75,13 @@ def write_every_mask(config: Config) -> list[int]:
     """
     steps = config.steps_depth
     blocks = config.activation_depth // steps
-    shared = {"opcode": Opcode.FORWARD, "steps": steps, "x_stride": steps, "k_tiles": 1,
-              "out_shift": 7}
+    shared = {
+        "opcode": Opcode.FORWARD,
+        "steps": steps,
+        "x_stride": steps,
+        "k_tiles": 1,
+        "out_shift": 7,
+    }
     passes = (
         Descriptor(**shared, n_tiles=blocks - 1, x_base=0, out_base=steps),
         Descriptor(**shared, n_tiles=1, x_base=steps, out_base=0),
@@ -123,11 +128,13 @@ async def random_programs(dut):
     params = bench_params()
     config = Config.from_json(params["config"])
     rng = np.random.default_rng(random.getrandbits(32))
-    coverage = Coverage({
-        **host_coverage(),
-        "descriptor": [o.name for o in Opcode] + [s.name for s in Schedule],
-        "error": [error.name for error in Error],
-    })
+    coverage = Coverage(
+        {
+            **host_coverage(),
+            "descriptor": [o.name for o in Opcode] + [s.name for s in Schedule],
+            "error": [error.name for error in Error],
+        }
+    )
     await begin(dut)
     host = Host(dut, GoldenMachine(config), coverage)
 
@@ -140,11 +147,11 @@ async def random_programs(dut):
     errors = list(Error)
     for number in range(max(params["programs"], len(PATTERNS) ** 2)):
         host.set_patterns(*next(patterns))
-        host.write(Register.SEED, [rng.integers(0, 1 << 31)])
+        host.write(Register.SEED, [int(rng.integers(0, 1 << 31))])
         error = errors[number % len(errors)]
         coverage.hit("error", error.name)
         if error == Error.PROGRAM_LENGTH:
-            host.write(Register.START, [rng.choice([0, config.descriptor_depth + 1])])
+            host.write(Register.START, [int(rng.choice([0, config.descriptor_depth + 1]))])
         else:
             kind = next(kinds)
             coverage.hit("descriptor", (kind[1] if kind[1] is not None else kind[0]).name)

@@ -110,7 +110,7 @@ class Precision(wiring.Component):
             with m.State("next"):
                 m.d.sync += [
                     hh.eq(hh + product),
-                    g_row.eq(g_row >> element), h_row.eq(h_row >> element),
+                    g_row.eq(g_row[element:]), h_row.eq(h_row[element:]),
                     column.eq(column + 1),
                 ]
                 m.next = "g g"

@@ -7,6 +7,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from gradloom_golden.config import Config
 
+from .column import Column
 from .emit import place
 from .layouts import Mode, Wave
 from .pe import TAPS, ProcessingElement
@@ -37,8 +38,12 @@ class Array(wiring.Component):
     Members
     -------
     mode : In(Mode)
+    x_unsigned : In(1)
+        X has been shifted down by half its range, by inverting the top bit of each field.
     wave : In(Wave)
     shift : In(1)
+    counts, ends : In(1)
+        The D given now belongs to the weight gradient; this is the last slot of a tile.
     west : In(ArrayLayout(signed(sum_bits), rows))
         X, zero-padded on top, in forward and output-stationary slots; zero in others.
     gradients : In(ArrayLayout(signed(gradient_bits), columns))
@@ -61,8 +66,11 @@ class Array(wiring.Component):
 
         super().__init__({
             "mode": In(Mode),
+            "x_unsigned": In(1),
             "wave": In(Wave),
             "shift": In(1),
+            "counts": In(1),
+            "ends": In(1),
             "west": In(vector(config.sum_bits, config.rows)),
             "gradients": In(vector(config.gradient_bits, config.columns)),
             "weights": In(vector(config.operand_bits, config.columns)),
@@ -83,20 +91,15 @@ class Array(wiring.Component):
             inputs={name: wires[name] for name in ports if ports[name].flow == In},
             outputs={name: wires[name] for name in ports if ports[name].flow == Out})
 
-        shifts = Signal(config.columns - 1)
-        m.d.sync += shifts.eq(Cat(self.shift, shifts))
-        m.d.comb += [
-            wires["mode"].eq(self.mode),
-            wires["wave_i"].eq(self.wave),
-            wires["shift"].eq(Cat(self.shift, shifts)),
-        ]
+        m.d.comb += [wires["mode"].eq(self.mode), wires["wave_i"].eq(self.wave)]
+        drained = Signal(len(wires["drain_o"]))
         edges = {
             "west": (self.west, wires["west"]),
             "gradient": (self.gradients, wires["gradient_i"]),
             "weight": (self.weights, wires["weight_i"]),
             "east": (wires["east"], self.sums_east),
             "south": (wires["sum_o"], self.sums_south),
-            "drain": (wires["drain_o"], self.drained),
+            "drain": (drained, self.drained),
             "old_weight": (wires["weight_o"], self.old_weights),
         }
         for edge in self.cell.EDGES:
@@ -108,6 +111,7 @@ class Array(wiring.Component):
             place(m, platform, f"{edge}_{kind}", f"{kind}_{bits}x{lanes}",
                   partial(Skew, bits, lanes, reverse=leaves),
                   inputs={"i": source}, outputs={"o": target})
+        self._columns(m, platform, wires, drained)
 
         # The lowest rows look at gradients that have left the array.
         passed = []
@@ -117,3 +121,27 @@ class Array(wiring.Component):
             passed.append(register)
         m.d.comb += wires["taps_i"].eq(Cat(*passed))
         return m
+
+    def _columns(self, m, platform, wires, drained):
+        """Complete each column's sums, a cycle later than the column to its west."""
+        config = self.config
+        now = {"shift": self.shift, "swap": self.wave.swap, "counts": self.counts,
+               "ends": self.ends}
+        widths = {"weight_i": config.operand_bits, "gradient_i": config.gradient_bits,
+                  "sum_i": config.sum_bits, "drain_o": config.wgrad_bits}
+        for column in range(config.columns):
+            later = {name: Signal(name=f"{name}_{column + 1}") for name in now}
+            m.d.sync += [later[name].eq(now[name]) for name in now]
+            m.d.comb += wires["shift"][column].eq(now["shift"])
+            place_in = {name: slice(column * width, (column + 1) * width)
+                        for name, width in widths.items()}
+            place(m, platform, f"column_{column}", "column",
+                  partial(Column, config, gradients="drain" in self.cell.EDGES),
+                  inputs={"x_unsigned": self.x_unsigned, "two": self.mode.two,
+                          "four": self.mode.four, **now, "after_shift": later["shift"],
+                          "weight": wires["weight_i"][place_in["weight_i"]],
+                          "gradient": wires["gradient_i"][place_in["gradient_i"]],
+                          "drain_i": wires["drain_o"][place_in["drain_o"]]},
+                  outputs={"sum_i": wires["sum_i"][place_in["sum_i"]],
+                           "drain_o": drained[place_in["drain_o"]]})
+            now = later

@@ -4,7 +4,7 @@ They stand in the same rows and behind the same edges as `gradloom.pe.Processing
 same operands, and are measured, not simulated in the machine.
 """
 
-from amaranth import Cat, Module, Mux, Signal, signed
+from amaranth import Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from gradloom_golden.config import Config
 
@@ -13,14 +13,9 @@ from .pe import cell_ports
 __all__ = ["PlainElement", "SwitchableElement"]
 
 
-def _multiply(m: Module, config: Config, x, factor, x_unsigned) -> Signal:
-    operand = Signal(signed(config.operand_bits + 1))
+def _multiply(m: Module, config: Config, x, factor) -> Signal:
     product = Signal(signed(config.product_bits))
-    bits = x[:config.operand_bits]
-    m.d.comb += [
-        operand.eq(Cat(bits, bits[-1] & ~x_unsigned)),
-        product.eq(operand * factor),
-    ]
+    m.d.comb += product.eq(x[:config.operand_bits].as_signed() * factor)
     return product
 
 
@@ -47,7 +42,7 @@ class PlainElement(wiring.Component):
         config = self.config
         weight = Signal(signed(config.operand_bits))
         x = Signal(signed(config.operand_bits))
-        product = _multiply(m, config, self.west, weight, self.mode.x_unsigned)
+        product = _multiply(m, config, self.west, weight)
         m.d.sync += [x.eq(self.west), self.sum_o.eq(self.sum_i + product)]
         m.d.comb += [self.east.eq(x), self.weight_o.eq(weight)]
         with m.If(self.shift):
@@ -86,7 +81,7 @@ class SwitchableElement(wiring.Component):
             factor.eq(Mux(self.mode.forward, weight, self.gradient_i)),
             addend.eq(Mux(self.mode.forward, self.sum_i, held)),
         ]
-        product = _multiply(m, config, self.west, factor, self.mode.x_unsigned)
+        product = _multiply(m, config, self.west, factor)
         m.d.sync += [
             x.eq(self.west), self.gradient_o.eq(self.gradient_i), held.eq(addend + product),
             self.wave_o.eq(self.wave_i),

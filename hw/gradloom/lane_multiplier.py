@@ -15,14 +15,15 @@ def _add(low, high, carry):
 class LaneMultiplier(wiring.Component):
     """Sum over the fields of a word of field times factor; combinational.
 
+    Fields are two's complement. An unsigned field x of n bits is the signed field
+    ``x ^ 2**(n-1)`` plus ``2**(n-1)``: a caller inverts the top bits of its words and adds
+    ``2**(n-1)`` times the sum of the factors at the end of a dot product (`gradloom.column`).
+    Choosing the sign here would cost a third of the multiplier.
+
     Parameters
     ----------
     factor_bits : int
         Width of a factor, 8 or 16.
-    signed_only : bool
-        Leave `unsigned` out, which saves about a fifth of the area: an unsigned field x of n bits
-        is the signed field ``x ^ 2**(n-1)`` plus ``2**(n-1)``, so a caller can invert the top bits
-        of its words and add ``2**(n-1)`` times the sum of the factors at the end of a dot product.
 
     Members
     -------
@@ -33,28 +34,23 @@ class LaneMultiplier(wiring.Component):
         factor: all four in 8-bit mode, 0 = 1 and 2 = 3 in 4-bit mode.
     two, four : In(1)
         The word holds two 4-bit or four 2-bit fields; both low, one 8-bit field. Never both high.
-    unsigned : In(1)
-        Fields are unsigned; else two's complement. Absent with `signed_only`.
     product : Out(signed(8 + factor_bits))
-        The sum; with `signed_only`, the sum less `carry`.
+        The sum less `carry`.
     carry : Out(1)
-        Meant for the carry input of the adder behind, where it costs nothing. Only with
-        `signed_only`.
+        Meant for the carry input of the adder behind, where it costs nothing.
     """
 
     word: Signal
     factors: data.View
     two: Signal
     four: Signal
-    unsigned: Signal
     product: Signal
     carry: Signal
 
-    def __init__(self, factor_bits: int, *, signed_only: bool = False):
+    def __init__(self, factor_bits: int):
         if factor_bits not in (8, 16):
             raise ValueError(f"Factors must have 8 or 16 bits, not {factor_bits!r}")
         self.factor_bits = factor_bits
-        self.signed_only = signed_only
 
         super().__init__({
             "word": In(8),
@@ -62,7 +58,7 @@ class LaneMultiplier(wiring.Component):
             "two": In(1),
             "four": In(1),
             "product": Out(signed(8 + factor_bits)),
-            **({"carry": Out(1)} if signed_only else {"unsigned": In(1)}),
+            "carry": Out(1),
         })
 
     def elaborate(self, platform):
@@ -72,8 +68,7 @@ class LaneMultiplier(wiring.Component):
 
         # A quarter times its factor is `part + carry`. Parts are added where the fields put them.
         # A part that moves up by n bits is filled with n carries, which moves its carry up too.
-        quarter = self._booth_quarter if self.signed_only else self._plain_quarter
-        parts, carries = zip(*(quarter(m, k, packed) for k in range(4)), strict=True)
+        parts, carries = zip(*(self._quarter(m, k, packed) for k in range(4)), strict=True)
         halves = []
         for k in range(2):
             low, high = parts[2 * k : 2 * k + 2]
@@ -85,33 +80,14 @@ class LaneMultiplier(wiring.Component):
         low, high = halves
         moved = Mux(packed, high, Cat(carries[2].replicate(4), high).as_signed())
         m.d.comb += self.product.eq(_add(low, moved, carries[2]))
-        if self.signed_only:
-            m.d.comb += self.carry.eq(carries[0])
+        m.d.comb += self.carry.eq(carries[0])
         return m
 
-    def _plain_quarter(self, m, k, packed):
-        """Return the product of quarter `k` and its factor, of two rows, and no carry."""
-        bits = self.factor_bits
-        factor = self.factors[k]
-        low, high = self.word[2 * k : 2 * k + 2]
-        ends_field = (self.four, packed, self.four, Const(1))[k]
-        negative = Signal(name=f"negative_{k}")
-        low_row = Signal(signed(bits), name=f"low_row_{k}")
-        high_row = Signal(signed(bits), name=f"high_row_{k}")
-        part = Signal(signed(bits + 2), name=f"part_{k}")
-        m.d.comb += [
-            negative.eq(high & ends_field & ~self.unsigned),
-            low_row.eq(factor & low.replicate(bits)),
-            high_row.eq((factor & high.replicate(bits)) ^ negative.replicate(bits)),
-            part.eq(Cat(low_row[0], _add(low_row[1:].as_signed(), high_row, negative))),
-        ]
-        return part, Const(0)
-
-    def _booth_quarter(self, m, k, packed):
+    def _quarter(self, m, k, packed):
         """Return the one row of the Booth digit of quarter `k` (-2 to 2), and its carry.
 
         Booth's digit borrows from the quarter above, which a field's top quarter has not: its
-        top bit is a sign. Unsigned fields would need a second row.
+        top bit is a sign.
         """
         bits = self.factor_bits
         factor = self.factors[k]

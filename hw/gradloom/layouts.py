@@ -30,7 +30,6 @@ class Mode(data.Struct):
     forward: 1
     two: 1                             # two 4-bit activations in a word
     four: 1                            # four 2-bit activations in a word
-    x_unsigned: 1
 
 
 class Wave(data.Struct):

@@ -151,6 +151,9 @@ class Machine(wiring.Component):
             self.array.mode.eq(self.scheduler.mode),
             self.array.wave.eq(self.scheduler.wave),
             self.array.shift.eq(self.scheduler.shift),
+            self.array.x_unsigned.eq(self.current.x_unsigned),
+            self.array.counts.eq(self.scheduler.counts_wave),
+            self.array.ends.eq(self.scheduler.ends_wave),
         ]
 
     def _west_edge(self, m):
@@ -176,15 +179,23 @@ class Machine(wiring.Component):
                 packer.valid.eq(scheduler.pack_wave),
                 packer.step.eq(scheduler.pack_step),
                 packer.four.eq(scheduler.mode.four),
-                packer.x_unsigned.eq(scheduler.mode.x_unsigned),
+                packer.x_unsigned.eq(self.current.x_unsigned),
                 packer.shift.eq(self.current.x_shift),
                 packer.activations.eq(read),
             ]
             with m.If(scheduler.packed_wave):
                 m.d.comb += chosen.eq(packer.packed)
+        # The cells take signed fields: invert the top bit of unsigned ones.
+        tops = Signal(bits)
+        with m.If(self.current.x_unsigned):
+            m.d.comb += tops.eq(1 << bits - 1)
+            with m.If(scheduler.mode.two):
+                m.d.comb += tops.eq(0x88)
+            with m.If(scheduler.mode.four):
+                m.d.comb += tops.eq(0xAA)
         for row in range(rows):
-            x = chosen.word_select(row, bits)
-            m.d.comb += self.array.west[row].eq(Mux(scheduler.x_wave, x, 0))
+            x = chosen[row * bits:(row + 1) * bits]
+            m.d.comb += self.array.west[row].eq(Mux(scheduler.x_wave, x ^ tops, 0))
 
     def _north_edge(self, m):
         """D comes from the gradient buffer; rows that pad a group are zero."""

@@ -1,6 +1,6 @@
 """Processing element: one multiplier for the forward pass, the input and the weight gradient."""
 
-from amaranth import Cat, Module, Mux, Signal, signed, unsigned
+from amaranth import Cat, Const, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from gradloom_golden.config import Config
@@ -51,6 +51,8 @@ class ProcessingElement(wiring.Component):
     gradients of the group: its own register and the registers of the rows below, which still hold
     the steps before (`taps`, nearest first). The vertical chain is the gradient history.
 
+    Fields of X are signed here; `gradloom.column.Column` adds what unsigned ones lack.
+
     `shift` moves weights and gradients one cell north, in all cells of a column at once: weights
     enter from the south while gradients, with the weights that they belong to, leave to the north.
     A chain that moved with the wavefront would need a second register a cell.
@@ -75,7 +77,7 @@ class ProcessingElement(wiring.Component):
         m = Module()
         weight = Signal(signed(self.config.operand_bits))
         wgrad = Signal(signed(self.config.wgrad_bits))
-        product = self._multiply(m, weight)
+        product, carry = self._multiply(m, weight)
 
         adds_down = Signal()
         addend = Signal(signed(self.config.wgrad_bits))
@@ -83,7 +85,8 @@ class ProcessingElement(wiring.Component):
         m.d.comb += [
             adds_down.eq(self.mode.forward | self.wave_i.os),
             addend.eq(Mux(self.wave_i.os, wgrad, Mux(self.mode.forward, self.sum_i, self.west))),
-            total.eq(addend + product),
+            # One adder: the multiplier leaves a carry to whoever adds its product anyway.
+            total.eq((Cat(Const(1), addend).as_signed() + Cat(carry, product).as_signed()) >> 1),
         ]
 
         operand_bits = self.config.operand_bits
@@ -101,7 +104,7 @@ class ProcessingElement(wiring.Component):
         return m
 
     def _multiply(self, m, weight):
-        """Return this slot's product, from the one multiplier."""
+        """Return this slot's product, from the one multiplier, as a sum and a carry."""
         x = self.west[:self.config.operand_bits]
         takes_x = Signal()
         word = Signal(unsigned(self.config.operand_bits))
@@ -112,19 +115,15 @@ class ProcessingElement(wiring.Component):
             factor.eq(Mux(self.mode.forward, weight, self.gradient_i)),
         ]
         product = Signal(signed(self.config.product_bits))
-        is_unsigned = takes_x & self.mode.x_unsigned
         if not self.config.lanes:
-            operand = Signal(signed(self.config.operand_bits + 1))
-            m.d.comb += [
-                operand.eq(Cat(word, word[-1] & ~is_unsigned)),
-                product.eq(operand * factor),
-            ]
-            return product
+            m.d.comb += product.eq(word.as_signed() * factor)
+            return product, Const(0)
 
         two = Signal()
         four = Signal()
         newest = Signal(signed(self.config.gradient_bits))
-        m.submodules.multiplier = multiplier = LaneMultiplier(self.config.gradient_bits)
+        m.submodules.multiplier = multiplier = LaneMultiplier(
+            self.config.gradient_bits)
         factors = multiplier.factors
         m.d.comb += [
             two.eq(self.wave_i.os & self.mode.two),
@@ -138,10 +137,9 @@ class ProcessingElement(wiring.Component):
             multiplier.word.eq(word),
             multiplier.two.eq(two),
             multiplier.four.eq(four),
-            multiplier.unsigned.eq(is_unsigned),
             product.eq(multiplier.product),
         ]
-        return product
+        return product, multiplier.carry
 
     def _chain(self, m, weight, wgrad, total, adds_down):
         """Weights and gradients shift through the working registers: no slots meanwhile."""

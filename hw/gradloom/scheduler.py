@@ -46,6 +46,8 @@ class Scheduler(wiring.Component):
         The X at the buffer's output goes into the packer, as that step of a group.
     packed_write, packed_address, packed_part : Out
         Write what the packer holds.
+    counts_wave, ends_wave : Out(1)
+        The D of this slot belongs to the weight gradient; this is the last slot of a tile.
     load, result, drain : Out(1)
         A shift takes a row of weights; a slot gives a row of sums; a shift gives a row of
         gradients.
@@ -70,6 +72,7 @@ class Scheduler(wiring.Component):
             "d_wave": Out(1), "d_part": Out(n_part),
             "pack_wave": Out(1), "pack_step": Out(2),
             "packed_write": Out(1), "packed_address": Out(activation), "packed_part": Out(k_part),
+            "counts_wave": Out(1), "ends_wave": Out(1),
             "load": Out(1), "result": Out(1), "drain": Out(1), "product": Out(1),
         })
 
@@ -101,7 +104,6 @@ class Scheduler(wiring.Component):
             self.mode.forward.eq(self.forward),
             self.mode.two.eq(descriptor.lanes_log2 == 1),
             self.mode.four.eq(descriptor.lanes_log2 == 2),
-            self.mode.x_unsigned.eq(descriptor.x_unsigned),
         ]
         m.d.sync += self.begin.eq(self.start)
 
@@ -239,6 +241,8 @@ class Scheduler(wiring.Component):
             self.x_part.eq(Mux(self.packed_read, self.packed_pointer.part, self.x_pointer.part)),
             self.d_wave.eq(~self.slot_step | self.step_valid),
             self.d_part.eq(self.d_pointer.part),
+            self.counts_wave.eq(self.product),
+            self.ends_wave.eq(self.tile_ends),
             self.pack_wave.eq(self.x_read & packing),
             self.pack_step.eq(self.member),
             self.packed_write.eq(self.slot & self.slot_os & packing & (descriptor.n_tiles != 1)),

@@ -75,7 +75,7 @@ def descriptor_cycles(config: Config, d: Descriptor) -> int:
     if d.opcode == Opcode.CONFIDENCE:
         return d.steps * -(-d.classes // config.lane_count) + 4
     if d.opcode == Opcode.ANGLE:
-        decide = config.dot_bits - MANTISSA_BITS + 5 if d.last else 0
+        decide = config.dot_bits - MANTISSA_BITS + 6 if d.last else 0
         return 3 + d.rows * (4 * columns + 3) + decide
     layer, slots = _layer(d), tile_slots(d)
     if config.overlap:

@@ -4,6 +4,7 @@ Every value is an integer with a power-of-two scale kept outside the machine.
 """
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 __all__ = ["HALF", "better_shift", "integer_range", "round_shift", "saturate", "sign_extend"]
 
@@ -16,7 +17,7 @@ def integer_range(bits: int, *, signed: bool = True) -> tuple[int, int]:
     return (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
 
 
-def round_shift(value, shift: int, random=HALF) -> np.ndarray:
+def round_shift(value, shift: int, random: ArrayLike = HALF) -> np.ndarray:
     """Divide by ``2**shift`` and round, up with the probability of the dropped fraction.
 
     The quotient is cut to 16 fraction bits; `random`, uniform in [0, 65536), is added there and

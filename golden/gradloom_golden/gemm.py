@@ -5,6 +5,7 @@ overflow; the edge adds the tiles of a reduction in order and saturates each tim
 """
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from . import lanes as lane_words
 from .fixed import HALF, saturate
@@ -33,7 +34,7 @@ def input_gradient(d, w, *, columns: int, bits: int = 32) -> np.ndarray:
 
 
 def weight_gradient(x, d, *, lanes: int = 1, shift: int = 0, unsigned: bool = False,
-                    random=HALF) -> np.ndarray:
+                    random: ArrayLike = HALF) -> np.ndarray:
     """Return dW (K, N), summed over T where the weight sits.
 
     Parameters

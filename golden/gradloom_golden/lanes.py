@@ -5,6 +5,7 @@ lets the cell pick its gradients with fewer multiplexers (docs/architecture.md).
 """
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .fixed import HALF, integer_range, round_shift, saturate, sign_extend
 
@@ -14,7 +15,7 @@ STEP_OF_FIELD = {1: (0,), 2: (0, 1), 4: (0, 2, 1, 3)}
 """For 1, 2 or 4 lanes: which step of the group each field of the word holds."""
 
 
-def quantize(x, bits: int, shift: int, *, unsigned: bool, random=HALF) -> np.ndarray:
+def quantize(x, bits: int, shift: int, *, unsigned: bool, random: ArrayLike = HALF) -> np.ndarray:
     """Cut activations to `bits` bits by dropping `shift` low bits, rounded, saturated."""
     return saturate(round_shift(x, shift, random), bits, signed=not unsigned)
 

@@ -5,6 +5,7 @@ so one table entry per 8-bit difference serves. Probabilities have 16 fraction b
 """
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .fixed import HALF, round_shift, saturate
 
@@ -26,7 +27,7 @@ def probabilities(logits, exponent: int) -> np.ndarray:
     return (weights << FRACTION_BITS) // weights.sum(axis=1, keepdims=True)
 
 
-def error(logits, labels, exponent: int, *, bits: int, random=HALF) -> np.ndarray:
+def error(logits, labels, exponent: int, *, bits: int, random: ArrayLike = HALF) -> np.ndarray:
     """Return D = p - y in units of ``2**-(bits - 1)``, rounded, saturated to `bits` bits.
 
     Not divided by the batch: that is part of the learning rate, so that skipping samples does

@@ -28,7 +28,7 @@ from .program import (
 )
 from .program_check import check
 
-__all__ = ["GoldenMachine"]
+__all__ = ["GoldenMachine", "run_program"]
 
 
 class GoldenMachine:

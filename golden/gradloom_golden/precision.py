@@ -31,7 +31,7 @@ def angle_within(gg: int, gh: int, hh: int, bound: int) -> bool:
         gg, gh, hh = gg >> 1, gh >> 1, hh >> 1
     if gh <= 0:
         return False
-    return gh * gh >> 8 >= bound * (gg * hh >> MANTISSA_BITS)
+    return gh * gh << 16 >= bound * gg * hh
 
 
 def bound_from_degrees(degrees: float) -> int:

@@ -14,6 +14,7 @@ from gradloom_golden.program import (
     Opcode,
     Region,
     Register,
+    memory_shape,
 )
 
 from . import layout
@@ -94,6 +95,11 @@ class Device:
     def simulated_cycles(self) -> int:
         """Clock cycles simulated so far, host accesses included; 0 for the golden backend."""
         return getattr(self._machines[0], "cycles", 0)
+
+    def clear(self, region: Region) -> None:
+        """Zero a buffer."""
+        depth = memory_shape(self.config, region)[0]
+        self.write(region, 0, np.zeros(depth * layout.words_each(self.config, region), np.uint32))
 
     def clear_counters(self) -> None:
         """Zero the counters."""

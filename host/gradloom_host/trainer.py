@@ -134,6 +134,9 @@ class Trainer:
         self._gradient_shifts = [8] * len(layers)
         self._macs: dict[str, int] = {}
         device.seed(settings.seed)
+        # Where rows and columns differ, tensors end in lanes that nothing writes.
+        for region in (Region.ACTIVATION, Region.GRADIENT):
+            device.clear(region)
         for layer in layers:
             self._load_initial(layer)
         self._calibrate()

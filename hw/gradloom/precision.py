@@ -69,6 +69,7 @@ class Precision(wiring.Component):
         mantissas = [dot[:MANTISSA_BITS + 1].as_signed() for dot in (gg, gh, hh)]
         square = Signal(unsigned(2 * MANTISSA_BITS))
         both = Signal(unsigned(2 * MANTISSA_BITS))
+        bounded = Signal(unsigned(2 * MANTISSA_BITS + 16))
         m.d.comb += self.busy.eq(1)
 
         with m.FSM(name="angle"):
@@ -136,12 +137,17 @@ class Precision(wiring.Component):
                 m.next = "scale"
             with m.State("scale"):
                 m.d.sync += both.eq(product)
-                m.next = "bound"
-            with m.State("bound"):
+                m.next = "bound high"
+            # The bound times the product of squares, in two halves that fit the multiplier.
+            with m.State("bound high"):
                 m.d.comb += [left.eq(both[MANTISSA_BITS:]), right.eq(descriptor.bound)]
+                m.next = "bound low"
+            with m.State("bound low"):
+                m.d.comb += [left.eq(both[:MANTISSA_BITS]), right.eq(descriptor.bound)]
+                m.d.sync += bounded.eq(product << MANTISSA_BITS)
                 m.next = "decide"
             with m.State("decide"):
-                within = (gh > 0) & ((square >> 8) >= product)
+                within = (gh > 0) & ((square << 16) >= bounded + product)
                 m.d.sync += self.bits.eq(Mux(
                     within, descriptor.tested_bits, Mux(descriptor.fresh, FULL_BITS, self.bits)))
                 m.d.sync += [gg.eq(0), gh.eq(0), hh.eq(0)]

@@ -65,9 +65,9 @@ class Config:
     def __post_init__(self):
         for field in fields(self):
             value = getattr(self, field.name)
-            if type(value) is not field.type:
-                raise TypeError(
-                    f"{field.name} must be of type {field.type.__name__}, not {value!r}")
+            kind = bool if field.type is bool else int
+            if type(value) is not kind:
+                raise TypeError(f"{field.name} must be of type {kind.__name__}, not {value!r}")
         for name, low, high in (
             ("rows", 4, 256), ("columns", 4, 256), ("activation_depth", 16, 1 << 16),
             ("gradient_depth", 16, 1 << 16), ("weight_depth", 16, 1 << 16),
@@ -129,7 +129,7 @@ class Config:
 
     @property
     def state_bits(self) -> int:
-        """Width of an optimizer-state element: residue and 16-bit velocity, or a stored gradient."""
+        """Width of an optimizer-state element: residue and velocity, or a stored gradient."""
         return max(self.residue_bits + 16, self.wgrad_bits)
 
     @property

@@ -11,7 +11,9 @@ from .config import Config
 from .precision import MANTISSA_BITS
 from .program import COUNTERS, DESCRIPTOR_WORDS, Descriptor, Drain, Opcode, Schedule
 
-__all__ = ["FETCH_CYCLES", "PROGRAM_CYCLES", "counts", "descriptor_cycles", "program_cycles", "tile_slots"]
+__all__ = [
+    "FETCH_CYCLES", "PROGRAM_CYCLES", "counts", "descriptor_cycles", "program_cycles", "tile_slots",
+]
 
 PROGRAM_CYCLES = 2
 """To offer the first descriptor, and to let the last write settle."""
@@ -66,7 +68,7 @@ def descriptor_cycles(config: Config, d: Descriptor) -> int:
     """Return the cycles from the start of a descriptor to the earliest start of the next.
 
     A load or a drain is R shifts of whole columns, and waits R - 1 cycles for the last wave to pass
-    all rows. Without overlap a load comes before each tile (the drain of the tile before shares it).
+    all rows. Without overlap a load comes before each tile, and shares its shifts with the drain.
     With overlap only the first load (R, and one cycle to swap) and the last drain (2R - 1) show,
     unless a tile has fewer than 2R slots to hide the others behind. The last wave then crosses the
     array.
@@ -105,7 +107,7 @@ def counts(config: Config, d: Descriptor) -> dict[str, int]:
 
     `cycles` here is the descriptor's own; the machine's counter includes the fetching between.
     """
-    total = dict.fromkeys(COUNTERS, 0)
+    total: dict[str, int] = dict.fromkeys(COUNTERS, 0)
     cycles = descriptor_cycles(config, d)
     total["descriptors"] = 1
     total["cycles"] = cycles

@@ -62,7 +62,7 @@ class GoldenMachine:
             for region in self._bits
         }
         self.mask = np.zeros(self.memory[Region.ACTIVATION].shape, bool)
-        self.counters = dict.fromkeys(COUNTERS, 0)
+        self.counters: dict[str, int] = dict.fromkeys(COUNTERS, 0)
         self._lfsrs = {
             Bank.REQUANTIZE: Lfsr(Bank.REQUANTIZE, self.config.lane_count),
             Bank.PACK: Lfsr(Bank.PACK, self.config.rows),
@@ -143,12 +143,13 @@ class GoldenMachine:
         if counter >= 0:
             value = self.counters[COUNTERS[counter]] if counter < len(COUNTERS) else 0
             return value >> 32 * half & 0xFFFFFFFF
-        return {
+        registers: dict[int, int] = {
             Register.IDENT: IDENT,
             Register.STATUS: self._error << 8 | self._failed << 16,
             Register.KEPT: self._kept,
             Register.BITS: self._picked_bits,
-        }.get(offset, 0)
+        }
+        return registers.get(offset, 0)
 
     # Descriptors.
 
@@ -328,7 +329,7 @@ class GoldenMachine:
         tested = sign_extend(state[d.packed_base:d.packed_base + d.rows], bits)
         before = (0, 0, 0) if d.first else self._dots
         added = precision.dot_products(full, tested)
-        self._dots = tuple(old + new for old, new in zip(before, added))
+        self._dots = (before[0] + added[0], before[1] + added[1], before[2] + added[2])
         if d.last:
             if precision.angle_within(*self._dots, d.bound):
                 self._picked_bits = d.tested_bits

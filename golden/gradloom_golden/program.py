@@ -10,8 +10,20 @@ from enum import IntEnum
 from .config import Config
 
 __all__ = [
-    "COUNTERS", "DESCRIPTOR_FIELDS", "DESCRIPTOR_WORDS", "IDENT", "OFFSET_BITS", "Descriptor",
-    "Drain", "Error", "Opcode", "Register", "Region", "Schedule", "memory_shape", "reserved_masks",
+    "COUNTERS",
+    "DESCRIPTOR_FIELDS",
+    "DESCRIPTOR_WORDS",
+    "IDENT",
+    "OFFSET_BITS",
+    "Descriptor",
+    "Drain",
+    "Error",
+    "Opcode",
+    "Region",
+    "Register",
+    "Schedule",
+    "memory_shape",
+    "reserved_masks",
 ]
 
 DESCRIPTOR_WORDS = 16

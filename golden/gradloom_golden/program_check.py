@@ -33,7 +33,7 @@ def _field_error(config: Config, d: Descriptor) -> Error:
     confidence, angle = d.opcode == Opcode.CONFIDENCE, d.opcode == Opcode.ANGLE
     if not (streams or confidence or angle):
         return Error.OPCODE
-    if streams and (d.lanes_log2 == 3 or d.lanes_log2 and (forward or not config.lanes)):
+    if streams and (d.lanes_log2 == 3 or (d.lanes_log2 and (forward or not config.lanes))):
         return Error.LANES
     if angle:
         if d.rows == 0:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
+from rich.console import Console
+
 from gradloom_golden.config import PRESETS, Config, preset
 from gradloom_golden.program import Schedule
-from rich.console import Console
 
 from .device import BACKENDS, Device, DeviceError, Mismatch
 from .digits import digits

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+
 from gradloom_golden.config import Config, ceil_log2
 from gradloom_golden.machine import GoldenMachine
 from gradloom_golden.program import (
@@ -159,7 +160,7 @@ class Device:
     def close(self) -> None:
         """Give the simulator's memory back."""
         for machine in self._machines:
-            if hasattr(machine, "close"):
+            if not isinstance(machine, GoldenMachine):
                 machine.close()
 
     def _write_all(self, address: int, words) -> None:
@@ -179,7 +180,7 @@ class Device:
         words = np.array([descriptor.encode() for descriptor in descriptors], np.uint32).ravel()
         self._write_all(Region.PROGRAM << OFFSET_BITS, words)
         self._write_all(Register.START, [len(descriptors)])
-        cycles = [machine.run(CYCLE_LIMIT) for machine in self._machines][0]
+        cycles, *_ = [machine.run(CYCLE_LIMIT) for machine in self._machines]
         status = self.register(Register.STATUS)
         error = Error(status >> 8 & 0xFF)
         if error:

@@ -6,6 +6,7 @@ blocks is word ``base + group * stride + t``.
 """
 
 import numpy as np
+
 from gradloom_golden.config import Config
 from gradloom_golden.fixed import integer_range
 from gradloom_golden.program import OFFSET_BITS, Region, memory_shape

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 from gradloom_golden.config import Config, ceil_log2
 from gradloom_golden.optimizer import Rule
@@ -90,7 +91,7 @@ class Network:
         d_bases = [0, *(sum(words[1:index]) for index in range(1, len(sizes) + 1))]
         self.layers: list[Layer] = []
         rows = 0
-        for index, (inputs, outputs) in enumerate(zip(sizes, sizes[1:])):
+        for index, (inputs, outputs) in enumerate(pairwise(sizes)):
             k_tiles = layout.tiles_of(inputs, config.rows)
             n_tiles = layout.tiles_of(outputs, config.columns)
             w_rows = k_tiles * n_tiles * config.rows

@@ -7,8 +7,9 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from gradloom_golden.config import Config
 from rich.table import Table
+
+from gradloom_golden.config import Config
 
 from .files import write_file
 from .missing import require

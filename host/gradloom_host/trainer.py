@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+
 from gradloom_golden import loss
-from gradloom_golden.config import ceil_log2
 from gradloom_golden.confidence import NEVER, threshold_from_probability
+from gradloom_golden.config import ceil_log2
 from gradloom_golden.fixed import better_shift, saturate
 from gradloom_golden.lfsr import Bank, Lfsr, low_half
 from gradloom_golden.optimizer import Rule, split
@@ -199,7 +200,7 @@ class Trainer:
         return exponent
 
     def _rule(self, layer: Layer, epoch: int) -> Rule:
-        """Return the shifts that make the step ``rate / batch * dW`` in units of the master weight."""
+        """Return the shifts that make the step ``rate / batch * dW`` in master-weight units."""
         settings, epochs = self.settings, self.settings.epochs
         rate_log2 = settings.rate_log2 - (4 * epoch >= 2 * epochs) - (4 * epoch >= 3 * epochs)
         master_exponent = WEIGHT_EXPONENT - self.device.config.residue_bits

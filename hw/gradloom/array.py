@@ -5,6 +5,7 @@ from functools import partial
 from amaranth import Cat, Module, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
+
 from gradloom_golden.config import Config
 
 from .column import Column
@@ -26,8 +27,8 @@ class Array(wiring.Component):
     `old_weights` in cycle c + DRAIN_LATENCY.
 
     A shift reaches column j with the slots of its cycle, but every row at once: it may come
-    ``rows`` cycles after the last slot, or with `overlap` after the swap, at the earliest; and slots
-    or a swap the cycle after it.
+    ``rows`` cycles after the last slot, or with `overlap` after the swap, at the earliest; slots or
+    a swap may come the cycle after it.
 
     Parameters
     ----------

@@ -6,6 +6,7 @@ same operands, and are measured, not simulated in the machine.
 
 from amaranth import Module, Mux, Signal, signed
 from amaranth.lib import wiring
+
 from gradloom_golden.config import Config
 
 from .pe import cell_ports

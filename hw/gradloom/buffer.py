@@ -3,6 +3,7 @@
 from amaranth import Module, Mux, Signal, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
+
 from gradloom_golden.config import ceil_log2
 
 from .ram import Ram

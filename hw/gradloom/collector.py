@@ -5,6 +5,7 @@ from functools import partial
 from amaranth import Const, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
+
 from gradloom_golden.config import Config, ceil_log2
 from gradloom_golden.lfsr import Bank
 

@@ -3,6 +3,7 @@
 from amaranth import Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+
 from gradloom_golden.config import Config, ceil_log2
 
 __all__ = ["Column"]
@@ -11,8 +12,8 @@ __all__ = ["Column"]
 class Column(wiring.Component):
     """Completes the sums of one column whose X the west edge has shifted down.
 
-    An unsigned field x of n bits enters the cells as ``x - 2**(n-1)``, its top bit inverted, so that
-    their multipliers need no sign choice. What is missing then is the same for a whole column:
+    An unsigned field x of n bits enters the cells as ``x - 2**(n-1)``, its top bit inverted, so
+    that their multipliers need no sign choice. What is missing is the same for a whole column:
     ``2**(n-1)`` times the sum of the weights in every forward sum, which therefore starts with it,
     and ``2**(n-1)`` times the sum of D in every weight gradient, which is added when it leaves.
 

@@ -3,6 +3,7 @@
 from amaranth import Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
+
 from gradloom_golden.config import Config, ceil_log2
 
 from .layouts import DescriptorLayout

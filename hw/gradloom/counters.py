@@ -3,6 +3,7 @@
 from amaranth import Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
+
 from gradloom_golden.program import COUNTERS
 
 __all__ = ["COUNTER_BITS", "Counters"]

@@ -4,6 +4,7 @@ from amaranth import Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
+
 from gradloom_golden.program import OFFSET_BITS, Region
 
 from .layouts import ADDRESS_BITS, Request
@@ -48,7 +49,6 @@ class HostPort(wiring.Component):
         m = Module()
         request = self.requests.payload
         m.submodules.answers = answers = SyncFIFOBuffered(width=32, depth=self.DEPTH)
-        wiring.connect(m, wiring.flipped(self.responses), answers.r_stream)
 
         pending = Signal()
         passes = ~self.busy | (~request.write & (self.region == Region.CONTROL))
@@ -62,6 +62,9 @@ class HostPort(wiring.Component):
             taken.eq(self.requests.valid & self.requests.ready),
             self.read.eq(taken & ~request.write),
             self.write.eq(taken & request.write),
+            self.responses.valid.eq(answers.r_rdy),
+            self.responses.payload.eq(answers.r_data),
+            answers.r_en.eq(self.responses.ready),
             answers.w_en.eq(pending),
             answers.w_data.eq(self.answer),
         ]

@@ -3,6 +3,7 @@
 
 from amaranth import unsigned
 from amaranth.lib import data
+
 from gradloom_golden.program import DESCRIPTOR_FIELDS, DESCRIPTOR_WORDS, OFFSET_BITS
 
 __all__ = ["DescriptorLayout", "Mode", "Request", "Wave"]

@@ -3,6 +3,7 @@
 from amaranth import Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
+
 from gradloom_golden.lfsr import Bank, initial_state
 
 __all__ = ["LFSR_BITS", "Lfsr"]

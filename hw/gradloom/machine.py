@@ -3,6 +3,7 @@
 from amaranth import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
+
 from gradloom_golden.config import Config, ceil_log2
 from gradloom_golden.program import (
     COUNTERS,
@@ -277,7 +278,7 @@ class Machine(wiring.Component):
         return repeated, (((1 << run) - 1) << (part * run))[:lanes // write_lanes]
 
     def _drain_edge(self, m):
-        """dW leaves beside the old weight and becomes the new one."""
+        """Let dW leave beside the old weight, which it updates."""
         scheduler, optimizer, precision = self.scheduler, self.optimizer, self.precision
         weights, state = self.buffers[Region.WEIGHT], self.buffers[Region.STATE]
         m.d.comb += [

@@ -5,6 +5,7 @@ from functools import partial
 from amaranth import Cat, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
+
 from gradloom_golden.config import Config, ceil_log2
 from gradloom_golden.lfsr import Bank
 from gradloom_golden.optimizer import VELOCITY_BITS
@@ -109,8 +110,8 @@ class Optimizer(wiring.Component):
     """Takes drained rows in the order of the tiles, reads their state, writes weights and state.
 
     `coming` announces a drained row one cycle before it stands at `drained` and `old_weights`; its
-    results are written three cycles after the announcement, the last ones at the latest in the cycle
-    of the next `start`. Rows lie one after the other from
+    results are written three cycles after the announcement, the last ones in the cycle of the next
+    `start` at the latest. Rows lie one after the other from
     `w_base` and `state_base`.
 
     Members

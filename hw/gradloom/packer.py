@@ -2,9 +2,10 @@
 
 from functools import partial
 
-from amaranth import Cat, Module, Mux, Signal, signed, unsigned
+from amaranth import Cat, Module, Signal, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
+
 from gradloom_golden.lanes import STEP_OF_FIELD
 from gradloom_golden.lfsr import Bank
 

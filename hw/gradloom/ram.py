@@ -4,6 +4,7 @@ from amaranth import ClockSignal, Instance, Module, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
+
 from gradloom_golden.config import ceil_log2
 
 from .emit import Emitter

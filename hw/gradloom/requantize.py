@@ -3,6 +3,7 @@
 from amaranth import Module, Mux, Signal, signed, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+
 from gradloom_golden.config import Config
 
 from .rounding import round_shift, saturate
@@ -53,6 +54,6 @@ class RequantizeLane(wiring.Component):
         m.d.comb += [
             self.activation.eq(activation),
             self.gradient.eq(gradient),
-            self.positive.eq((clipped > 0)),
+            self.positive.eq(clipped > 0),
         ]
         return m

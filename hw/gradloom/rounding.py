@@ -1,6 +1,7 @@
 """Rounding and saturation in gates; the same names as `gradloom_golden.fixed`."""
 
 from amaranth import Cat, Const, Module, Mux, Signal, Value, signed, unsigned
+
 from gradloom_golden.fixed import HALF
 
 __all__ = ["HALF", "round_shift", "saturate"]

@@ -5,6 +5,7 @@ from functools import partial
 from amaranth import Cat, Module, Shape, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+
 from gradloom_golden.config import Config
 
 from .emit import place

@@ -3,6 +3,7 @@
 from amaranth import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+
 from gradloom_golden.config import Config, ceil_log2
 from gradloom_golden.program import Opcode, Schedule
 
@@ -21,8 +22,8 @@ class Scheduler(wiring.Component):
     With `overlap` the next weights enter and the last gradients leave while a tile streams;
     without it the array shifts between tiles.
 
-    Everything here is issued one cycle before the array sees it: `wave`, `shift` and the flags named
-    ``_wave`` come a register later, together with what the memories then answer.
+    Everything here is issued one cycle before the array sees it: `wave`, `shift` and the flags
+    named ``_wave`` come a register later, together with what the memories then answer.
 
     Members
     -------

@@ -3,6 +3,7 @@
 from amaranth import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+
 from gradloom_golden.config import Config, ceil_log2
 from gradloom_golden.program import DESCRIPTOR_WORDS, Error, Opcode, Schedule, reserved_masks
 from gradloom_golden.program_check import MAX_TILES

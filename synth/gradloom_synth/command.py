@@ -5,6 +5,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from rich.console import Console
+from rich.table import Table
+
 from gradloom.array import Array
 from gradloom.baseline import PlainElement, SwitchableElement
 from gradloom.emit import to_verilog
@@ -12,8 +15,6 @@ from gradloom.generate import TOP, machine_verilog
 from gradloom.pe import ProcessingElement
 from gradloom_golden.config import Config
 from gradloom_host.files import write_file
-from rich.console import Console
-from rich.table import Table
 
 from .area import AreaReport, measure
 

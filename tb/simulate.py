@@ -4,10 +4,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import cycle
 
 import numpy as np
+from amaranth import Shape
 from amaranth.lib import data
 from amaranth.sim import Simulator
 
-__all__ = ["memory", "play", "put", "read", "simulate", "stalled"]
+__all__ = ["join", "memory", "play", "put", "read", "simulate", "split", "stalled"]
 
 PERIOD = 1e-6
 
@@ -38,17 +39,26 @@ def read(ctx, port):
         return ctx.get(port.as_value())
     if isinstance(layout.elem_shape, data.Layout):
         return [read(ctx, port[index]) for index in range(layout.length)]
-    shape = layout.elem_shape
-    word = ctx.get(port.as_value())
-    elements = [word >> shape.width * k & (1 << shape.width) - 1 for k in range(layout.length)]
+    return split(ctx.get(port.as_value()), layout.elem_shape, layout.length)
+
+
+def join(vector, bits: int) -> int:
+    """Return the elements as one word, the first in the lowest bits."""
+    flat = np.ravel(vector).tolist()
+    return sum((value & (1 << bits) - 1) << bits * k for k, value in enumerate(flat))
+
+
+def split(word: int, shape: Shape, count: int) -> list[int]:
+    """Return the elements of a word that `join` made."""
+    elements = [word >> shape.width * k & (1 << shape.width) - 1 for k in range(count)]
     if shape.signed:
         sign = 1 << shape.width - 1
         elements = [(element ^ sign) - sign for element in elements]
     return elements
 
 
-def play(dut, cycles: Iterable[Mapping], *watch: str, processes=(), clocked: bool = True,
-         ) -> dict[str, np.ndarray]:
+def play(dut, cycles: Iterable[Mapping], *watch: str, elements: Mapping[str, Shape] | None = None,
+         processes=(), clocked: bool = True) -> dict[str, np.ndarray]:
     """Drive ports cycle by cycle; return what others show in the same cycles.
 
     Parameters
@@ -57,6 +67,8 @@ def play(dut, cycles: Iterable[Mapping], *watch: str, processes=(), clocked: boo
         What to set in each cycle, by the name of the port; a port keeps its value otherwise.
     watch : str
         Names of ports.
+    elements : mapping of str to Shape
+        Ports that are vectors in one plain word: the shape of an element.
 
     Returns
     -------
@@ -64,15 +76,23 @@ def play(dut, cycles: Iterable[Mapping], *watch: str, processes=(), clocked: boo
         A row a cycle, of one number or of a vector.
     """
     seen = {name: [] for name in watch}
+    elements = elements or {}
+
+    def value(ctx, name):
+        port = getattr(dut, name)
+        if name not in elements:
+            return read(ctx, port)
+        return split(ctx.get(port), elements[name], len(port) // elements[name].width)
 
     async def testbench(ctx):
         for inputs in cycles:
-            for name, value in inputs.items():
-                put(ctx, getattr(dut, name), value)
+            for name, given in inputs.items():
+                word = join(given, elements[name].width) if name in elements else given
+                put(ctx, getattr(dut, name), word)
             if not clocked:
                 await ctx.delay(PERIOD)
             for name in watch:
-                seen[name].append(read(ctx, getattr(dut, name)))
+                seen[name].append(value(ctx, name))
             if clocked:
                 await ctx.tick()
 

@@ -12,7 +12,6 @@ from gradloom_golden.lanes import (
     lane_values,
     pack,
     quantize,
-    scaled_range,
     unpack,
 )
 
@@ -101,11 +100,3 @@ def test_quantize_rounds_to_nearest_without_draws():
     x = np.arange(-128, 128)
     np.testing.assert_array_equal(
         quantize(x, 4, 4, unsigned=False), quantize(x, 4, 4, unsigned=False, random=HALF))
-
-
-@pytest.mark.parametrize(("lanes", "shift", "unsigned", "expected"), [
-    (1, 0, False, (-128, 127)), (1, 0, True, (0, 255)), (2, 4, False, (-128, 112)),
-    (2, 4, True, (0, 240)), (4, 6, False, (-128, 64)), (4, 3, True, (0, 24)),
-])
-def test_scaled_range(lanes, shift, unsigned, expected):
-    assert scaled_range(lanes, shift, unsigned=unsigned) == expected

@@ -28,8 +28,8 @@ def config(request):
     return CONFIGS[request.param]
 
 
-def mode(*, forward=0, q=1, unsigned=0):
-    return {"forward": forward, "two": int(q == 2), "four": int(q == 4), "x_unsigned": unsigned}
+def mode(*, forward=0, q=1):
+    return {"forward": forward, "two": int(q == 2), "four": int(q == 4)}
 
 
 def drawn(rng, bits, count=SLOTS):
@@ -53,21 +53,20 @@ def west_of(config, rng, words):
     return sign_extend(words | noise << config.operand_bits, config.sum_bits)
 
 
-@pytest.mark.parametrize("unsigned", [0, 1])
-def test_forward_slots_add_going_south(config, unsigned, rng):
+def test_forward_slots_add_going_south(config, rng):
     weights = drawn(rng, config.operand_bits, 6).tolist()
     words = rng.integers(0, 1 << config.operand_bits, SLOTS)
     sums = drawn(rng, config.sum_bits - 2)
     west = west_of(config, rng, words)
     cell = ProcessingElement(config)
-    cycles, starts = [{"mode": mode(forward=1, unsigned=unsigned)}], []
+    cycles, starts = [{"mode": mode(forward=1)}], []
     for weight in weights:
         cycles += loading(config, weight)
         starts.append(len(cycles))
         cycles += [{**QUIET, "west": x, "sum_i": above}
                    for x, above in zip(west, sums, strict=True)]
     seen = play(cell, [*cycles, QUIET], "sum_o", "east")
-    x = words if unsigned else sign_extend(words, config.operand_bits)
+    x = sign_extend(words, config.operand_bits)
     for start, weight in zip(starts, weights, strict=True):
         later = slice(start + 1, start + 1 + SLOTS)
         np.testing.assert_array_equal(seen["sum_o"][later], sums + x * weight)
@@ -79,8 +78,7 @@ def test_weight_stationary_slots_add_going_east(config, rng):
     weights = drawn(rng, config.operand_bits, 6).tolist()
     gradients = drawn(rng, config.gradient_bits)
     west = drawn(rng, config.sum_bits - 2)
-    # What X would be read as has no say here.
-    cycles, starts = [{"mode": mode(unsigned=1)}], []
+    cycles, starts = [{"mode": mode()}], []
     for weight in weights:
         cycles += loading(config, weight)
         starts.append(len(cycles))
@@ -103,8 +101,7 @@ def drained(config, slots, weight, slot_mode):
     return int(seen["drain_o"][-1]), int(seen["weight_o"][-1]), seen["east"][-len(slots):]
 
 
-@pytest.mark.parametrize("unsigned", [0, 1])
-def test_output_stationary_slots_add_in_place(config, unsigned, rng):
+def test_output_stationary_slots_add_in_place(config, rng):
     words = rng.integers(0, 1 << config.operand_bits, SLOTS)
     is_os = rng.integers(0, 2, SLOTS)
     is_os[-1] = 1
@@ -112,18 +109,17 @@ def test_output_stationary_slots_add_in_place(config, unsigned, rng):
     west = west_of(config, rng, words)
     slots = [{**QUIET, "wave_i": {"os": slot, "swap": 0}, "west": x, "gradient_i": d}
              for slot, x, d in zip(is_os, west, gradients, strict=True)]
-    wgrad, weight, east = drained(config, slots, -3, mode(unsigned=unsigned))
-    x = words if unsigned else sign_extend(words, config.operand_bits)
+    wgrad, weight, east = drained(config, slots, -3, mode())
+    x = sign_extend(words, config.operand_bits)
     assert wgrad == (x * gradients)[is_os == 1].sum()
     assert weight == -3
     passed = east[is_os == 1] & (1 << config.operand_bits) - 1
     np.testing.assert_array_equal(passed, words[is_os == 1])
 
 
-@pytest.mark.parametrize("unsigned", [0, 1])
 @pytest.mark.parametrize("q", [2, 4])
 @pytest.mark.parametrize("name", ["tiny", "turning", "gradients"])
-def test_packed_words_meet_the_newest_gradients(name, q, unsigned, rng):
+def test_packed_words_meet_the_newest_gradients(name, q, rng):
     config = CONFIGS[name]
     words = rng.integers(0, 256, SLOTS)
     is_os = rng.integers(0, 2, SLOTS)
@@ -133,7 +129,7 @@ def test_packed_words_meet_the_newest_gradients(name, q, unsigned, rng):
     slots = [{**QUIET, "wave_i": {"os": slot, "swap": 0}, "west": x, "gradient_i": d, "taps": below}
              for slot, x, d, below in zip(is_os, west_of(config, rng, words), gradients, taps,
                                           strict=True)]
-    wgrad, *_ = drained(config, slots, 5, mode(q=q, unsigned=unsigned))
+    wgrad, *_ = drained(config, slots, 5, mode(q=q))
     own = np.concatenate([[0], gradients[:-1]])
     # The newest step of a group is in the cell's own register, earlier ones further down.
     history = np.column_stack([own, taps])

@@ -7,7 +7,7 @@ lets the cell pick its gradients with fewer multiplexers (docs/architecture.md).
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .fixed import HALF, integer_range, round_shift, saturate, sign_extend
+from .fixed import HALF, round_shift, saturate, sign_extend
 
 __all__ = ["STEP_OF_FIELD", "lane_multiply", "lane_values", "pack", "quantize", "unpack"]
 
@@ -73,9 +73,3 @@ def lane_multiply(word, gradients, lanes: int, *, unsigned: bool) -> np.ndarray:
     gradients = np.asarray(gradients, np.int64)
     values = lane_values(word, lanes, unsigned=unsigned)
     return (values * gradients[..., ::4 // lanes]).sum(-1)
-
-
-def scaled_range(lanes: int, shift: int, *, unsigned: bool) -> tuple[int, int]:
-    """Return the range of a quantized activation on the scale of the original."""
-    low, high = integer_range(8 // lanes, signed=not unsigned)
-    return low << shift, high << shift

@@ -1,6 +1,7 @@
 """The command line."""
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from gradloom_golden.program import Schedule
 from .device import BACKENDS, Device, DeviceError, Mismatch
 from .digits import digits
 from .export import write_machine
-from .missing import MissingExtraError
+from .missing import MissingExtraError, require
 
 __all__ = ["main"]
 
@@ -92,10 +93,10 @@ def _parser() -> argparse.ArgumentParser:
 def _add_machine(parser: argparse.ArgumentParser, *, positional: bool = False) -> None:
     names = ", ".join(PRESETS)
     if positional:
-        parser.add_argument("preset", metavar="PRESET", help=f"one of {names}")
+        parser.add_argument("preset", metavar="PRESET", help=f"one of {names}, or a config.json")
     else:
         parser.add_argument("--preset", default="edge", metavar="PRESET",
-                            help=f"one of {names} (default edge)")
+                            help=f"one of {names}, or a config.json (default edge)")
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE",
                         dest="changes", help="change a field of the preset, e.g. rows=16")
 
@@ -108,7 +109,9 @@ def _config(options: argparse.Namespace) -> Config:
         if not equals:
             raise ValueError(f"--set takes FIELD=VALUE, not {change!r}")
         changes[name] = _value(text, kinds.get(name))
-    return preset(options.preset).with_changes(**changes)
+    base = options.preset
+    config = Config.from_json(Path(base).read_text()) if base.endswith(".json") else preset(base)
+    return config.with_changes(**changes)
 
 
 def _value(text: str, kind):
@@ -124,7 +127,11 @@ def _value(text: str, kind):
 
 
 def _sizes(text: str) -> tuple[int, ...]:
-    sizes = tuple(int(part) for part in text.split(","))
+    try:
+        sizes = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not whole numbers with commas between") from None
     if min(sizes) < 1:
         raise argparse.ArgumentTypeError(f"a layer has at least 1 feature, not {min(sizes)}")
     return sizes
@@ -133,9 +140,12 @@ def _sizes(text: str) -> tuple[int, ...]:
 def _skip(text: str) -> float | None:
     if text == "off":
         return None
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not 0.5 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0.5 and 1, nor off")
+        raise argparse.ArgumentTypeError(f"{text!r} is not between 0.5 and 1, nor off")
     return value
 
 
@@ -170,6 +180,7 @@ def _train(options: argparse.Namespace) -> int:
         schedule=Schedule[options.schedule.upper()], seed=options.seed)
     data = digits()
     if options.report is not None:
+        require("matplotlib", "train")                     # before hours of training, not after
         options.report.mkdir(parents=True, exist_ok=True)
     console = Console()
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"),

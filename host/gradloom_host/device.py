@@ -115,7 +115,7 @@ class Device:
             If the machine refuses one; those before it have run.
         """
         depth = self.config.descriptor_depth
-        return sum(self._run(descriptors[first:first + depth])
+        return sum(self._run(descriptors[first:first + depth], first)
                    for first in range(0, len(descriptors), depth))
 
     def compare(self, region: Region, word: int, count: int, what: str) -> None:
@@ -176,7 +176,7 @@ class Device:
         words = machine.read(int(Register.COUNTER), 2 * len(COUNTERS)).astype(np.int64)
         return dict(zip(COUNTERS, (words[::2] | words[1::2] << 32).tolist()))
 
-    def _run(self, descriptors: Sequence[Descriptor]) -> int:
+    def _run(self, descriptors: Sequence[Descriptor], first: int) -> int:
         words = np.array([descriptor.encode() for descriptor in descriptors], np.uint32).ravel()
         self._write_all(Region.PROGRAM << OFFSET_BITS, words)
         self._write_all(Register.START, [len(descriptors)])
@@ -186,7 +186,7 @@ class Device:
         if error:
             index = status >> 16
             raise DeviceError(
-                f"the machine refuses descriptor {index} ({descriptors[index]}): "
+                f"the machine refuses descriptor {first + index} ({descriptors[index]}): "
                 f"{error.name.lower().replace('_', ' ')}")
         return cycles
 
@@ -213,7 +213,7 @@ class Device:
         self._check_inner("x", x.shape[1], "w", w.shape[0])
         result = np.zeros((len(x), w.shape[1]), np.int64)
         k_step = self._features_that_fit(config.rows, config.weight_depth)
-        for rows in _chunks(len(x), config.steps_depth):
+        for rows in _chunks(len(x), min(config.steps_depth, config.activation_depth)):
             part = x[rows]
             k_here = min(k_step, self._columns_that_fit(
                 config.rows, len(part), config.activation_depth))
@@ -264,7 +264,10 @@ class Device:
         dw = np.zeros(w.shape, np.int64)
         n_step = self._features_that_fit(config.columns, config.weight_depth * config.columns
                                          // config.rows)
-        for rows in _chunks(len(x), config.steps_depth):
+        # Beside one word of X a step, the activation buffer holds packed ones, two steps a word.
+        most = min(config.steps_depth, config.gradient_depth,
+                   2 * config.activation_depth // 3 if lanes > 1 else config.activation_depth)
+        for rows in _chunks(len(x), most):
             steps = len(x[rows])
             n_here = min(n_step, self._columns_that_fit(
                 config.columns, steps, config.gradient_depth))
@@ -302,8 +305,12 @@ class Device:
         return lanes
 
     def _features_that_fit(self, edge: int, tile_rows: int) -> int:
-        """Return how many features of one edge the weight buffer holds, one tile wide."""
-        return max(1, min(tile_rows // edge, 256)) * edge
+        """Return how many features of one edge the weight buffer holds, one tile wide.
+
+        No more than a sum has room for.
+        """
+        exact = 1 << self.config.accumulator_bits - self.config.product_bits
+        return max(1, min(tile_rows // edge, 256, exact // edge)) * edge
 
     def _columns_that_fit(self, edge: int, steps: int, depth: int) -> int:
         """Return how many features of `steps` rows a buffer holds, packed copies included."""

@@ -63,7 +63,8 @@ class Network:
             raise ValueError(f"a network needs an input and an output size, not {self.sizes}")
         if not 0 < batch <= config.steps_depth:
             raise ValueError(
-                f"batch {batch} must be from 1 to the machine's steps_depth {config.steps_depth}")
+                f"batch {batch} must be from 1 to the machine's steps_depth {config.steps_depth}: "
+                "use --set steps_depth=N or another batch")
         activations, gradients, rows = self._place()
         self.packed_base = activations
         activations += self._packed_words()

@@ -233,9 +233,7 @@ class Trainer:
         if kept:
             keep = device.read(Region.KEEP, 0, kept).astype(np.int64)
             self._write_error(logits[keep], labels[keep])
-            if first and self._adaptive:
-                self._pick_bits(kept, steps, epoch)
-            self._backward(kept, steps, epoch)
+            self._backward(kept, steps, epoch, measure=first and self._adaptive)
         if first:
             # Of this step everything was computed with the old scales.
             for layer in network.layers:
@@ -270,17 +268,22 @@ class Trainer:
         device.write(Region.GRADIENT, last.d_base, layout.matrix_words(
             device.config, Region.GRADIENT, error, device.config.columns))
 
-    def _backward(self, kept: int, steps: int, epoch: int) -> None:
+    def _backward(self, kept: int, steps: int, epoch: int, *, measure: bool) -> None:
         """Run all layers from the last to the first, updates included."""
         device, network, config = self.device, self.network, self.device.config
         order = network.layers[::-1]
-        device.run([
-            network.backward(
+        program: list[Descriptor] = []
+        for layer in order:
+            if measure:
+                # The layer after it has to leave D of this batch first.
+                device.run(program)
+                program = []
+                self._pick_bits(layer, kept, steps, epoch)
+            program.append(network.backward(
                 layer, kept, steps, shift=self._gradient_shifts[layer.index], x_unsigned=True,
                 bits=self.bits[layer.index], rule=self._rule(layer, epoch),
-                schedule=self.settings.schedule)
-            for layer in order
-        ])
+                schedule=self.settings.schedule))
+        device.run(program)
         for layer in order:
             name = f"layer {layer.index + 1} backward"
             if layer.index:
@@ -293,16 +296,14 @@ class Trainer:
         for layer in network.layers[1:]:
             self._adjust_gradient(layer, kept)
 
-    def _pick_bits(self, kept: int, steps: int, epoch: int) -> None:
-        """Let the machine measure the angles of this batch and pick each layer's width."""
+    def _pick_bits(self, layer: Layer, kept: int, steps: int, epoch: int) -> None:
+        """Let the machine measure the angles of this batch and pick the layer's width."""
         start, end = self.settings.angles
         share = epoch / max(1, self.settings.epochs - 1)
         bound = bound_from_degrees(start + (end - start) * share)
-        for layer in self.network.layers:
-            self.device.run(self.network.angles(
-                layer, kept, steps, x_unsigned=True, bound=bound))
-            self.bits[layer.index] = self.device.register(Register.BITS)
-            self.device.compare_register(Register.BITS, f"layer {layer.index + 1} precision")
+        self.device.run(self.network.angles(layer, kept, steps, x_unsigned=True, bound=bound))
+        self.bits[layer.index] = self.device.register(Register.BITS)
+        self.device.compare_register(Register.BITS, f"layer {layer.index + 1} precision")
 
     def _read_outputs(self, layer: Layer, steps: int) -> np.ndarray:
         config = self.device.config

@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+BENCHES := schedules tile utilization simulation generation
 
 .DEFAULT_GOAL := help
 .PHONY: help train test lint bench area clean
@@ -12,7 +13,7 @@ help:
 	@echo "make train   train the digits network on the generated accelerator and check every bit"
 	@echo "make test    ruff, pyright and every test"
 	@echo "make lint    ruff and pyright"
-	@echo "make bench   the benchmarks behind the published tables"
+	@echo "make bench   the benchmarks behind the published tables, into build/bench"
 	@echo "make area    synthesize and report cells"
 	@echo "make clean   remove build/ and caches; keeps $(VENV)"
 
@@ -27,10 +28,12 @@ lint: $(VENV)/.dev-stamp
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(VENV)/.dev-stamp
-	$(BIN)/gradloom bench --report build/bench
+	set -e; for name in $(BENCHES); do \
+	  $(BIN)/python bench/$$name.py --json build/bench/$$name.json; \
+	done
 
 area: $(VENV)/.dev-stamp
-	$(BIN)/gradloom area --report build/area
+	$(BIN)/gradloom area edge --report build/area
 
 clean:
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis

@@ -21,11 +21,14 @@ class Slot:
         The slot gives a row of sums.
     group : int or None
         The group of activations that an output-stationary slot takes.
+    counts : bool
+        The D given with it belongs to the weight gradient: each step counts once a tile.
     """
 
     step: int | None
     sums: bool = False
     group: int | None = None
+    counts: bool = False
 
 
 def tile(steps: int, q: int, schedule: Schedule | None) -> Iterator[Slot]:
@@ -37,14 +40,14 @@ def tile(steps: int, q: int, schedule: Schedule | None) -> Iterator[Slot]:
     if schedule == Schedule.INTERLEAVED:
         for group in range(groups):
             for step in range(group * q, group * q + q):
-                yield Slot(step=step, sums=step < steps)
+                yield Slot(step=step, sums=step < steps, counts=step < steps)
             # One lane takes the D that is given; packed ones take D that has passed.
             yield Slot(step=group if q == 1 else None, group=group)
     if schedule in (Schedule.WEIGHT_GRADIENT, Schedule.SEQUENTIAL):
         if q == 1:
             for step in range(steps):
-                yield Slot(step=step, group=step)
+                yield Slot(step=step, group=step, counts=True)
             return
         for step in range(groups * q + 1):
             due = step and step % q == 0
-            yield Slot(step=step, group=step // q - 1 if due else None)
+            yield Slot(step=step, group=step // q - 1 if due else None, counts=step < steps)

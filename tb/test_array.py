@@ -25,6 +25,12 @@ TILES = 3
 IDLE = {"os": 0, "swap": 0}
 
 
+def signed_fields(words, bits, q):
+    """Return words with the top bit of each of their q fields inverted, as the cells take them."""
+    field = bits // q
+    return words ^ sum(1 << field * k + field - 1 for k in range(q))
+
+
 class Pass:
     """Some tiles of one pass: operands, the cycles that stream them, and what must come out."""
 
@@ -51,8 +57,9 @@ class Pass:
         config, rng = self.config, self.rng
         inputs = {
             "mode": {"forward": int(self.schedule is None), "two": int(self.q == 2),
-                     "four": int(self.q == 4), "x_unsigned": int(self.unsigned)},
-            "wave": IDLE, "shift": 0, "west": [0] * config.rows,
+                     "four": int(self.q == 4)},
+            "x_unsigned": int(self.unsigned), "wave": IDLE, "counts": 0, "ends": 0, "shift": 0,
+            "west": [0] * config.rows,
             "gradients": rng.integers(*integer_range(config.gradient_bits), config.columns),
             "weights": rng.integers(*integer_range(config.operand_bits), config.columns),
         }
@@ -70,11 +77,13 @@ class Pass:
             # Without overlap the chain waits for the slots, with overlap only for the swap before.
             if not config.overlap:
                 swapped = len(self.cycles) - 1
+                self.cycles[swapped]["ends"] = 1
             first = swapped + config.rows + self.slack
             if config.overlap:
                 self._shift(first, index - 1, index + 1)
                 self._pad(first + config.rows + 1)
                 self.cycles[-1]["wave"] = {**self.cycles[-1]["wave"], "swap": 1}
+                self.cycles[-1]["ends"] = 1
                 swapped = len(self.cycles) - 1
             else:
                 self._shift(first, index, index + 1)
@@ -99,10 +108,14 @@ class Pass:
                 self.drains.append((first + row, leaving, row))
 
     def _slots(self, index):
+        config = self.config
         x, _, d = self.tiles[index]
         words = lanes.pack(x, self.q) if self.q > 1 else x
+        if self.unsigned:
+            x, words = (signed_fields(each, config.operand_bits, self.q) for each in (x, words))
         for slot in tile(self.steps, self.q, self.schedule):
-            inputs = {"wave": {"os": int(slot.group is not None), "swap": 0}}
+            inputs = {"wave": {"os": int(slot.group is not None), "swap": 0},
+                      "counts": int(slot.counts)}
             if slot.sums:
                 self.sums.append((len(self.cycles), index, slot.step))
             if self.schedule is None:
@@ -142,7 +155,9 @@ def passes_for(config, rng):
     yield Pass(config, rng, schedule=None, steps=1, unsigned=True)
     whole = config.rows == config.columns and config.gradient_bits == 8
     for q in (1, 2, 4) if config.lanes and whole else (config.max_lanes,):
-        for schedule in Schedule if whole else (Schedule.INTERLEAVED,):
+        # The other schedules are made of the same slots.
+        both = (Schedule.INTERLEAVED, Schedule.WEIGHT_GRADIENT)
+        for schedule in (Schedule if q == 1 else both) if whole else both[:1]:
             yield Pass(config, rng, schedule=schedule, steps=5, q=q, slack=int(rng.integers(3)),
                        unsigned=bool(rng.integers(2)))
     if whole:

@@ -128,6 +128,15 @@ def test_packed_weight_gradient_is_that_of_cut_activations(rng, golden, shape, b
     assert (np.abs(dw - x.T @ d) <= np.abs(d).sum(axis=0) << 8 - bits).all()
 
 
+@pytest.mark.parametrize("bits", [4, 2])
+def test_packed_copies_have_room_beside_the_activations(rng, bits):
+    config = MACHINES["more steps than words"]
+    x, w, d = operands(rng, config, (40, 3, 11))
+    dx, dw = Device(config, "golden").backward(x, w, d, bits=bits)
+    np.testing.assert_array_equal(dx, d @ w.T)
+    assert (np.abs(dw - x.T @ d) <= np.abs(d).sum(axis=0) << 8 - bits).all()
+
+
 def test_packed_gradient_is_right_on_average(golden):
     x, w, d = [[100]], [[1]], [[1]]
     drawn = [golden.backward(x, w, d, bits=2, unsigned=True)[1].item() for _ in range(400)]
@@ -188,7 +197,7 @@ def test_counters_are_the_sums_over_all_descriptors(rng, request, backend, monke
     device.clear_counters()
     device.forward(x, w)
     device.backward(x, w, d, bits=4)
-    expected = dict.fromkeys(COUNTERS, 0)
+    expected: dict[str, int] = dict.fromkeys(COUNTERS, 0)
     for program in programs:
         for descriptor in program:
             for name, value in counts(TINY, descriptor).items():

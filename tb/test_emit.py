@@ -5,16 +5,17 @@ import re
 from functools import partial
 
 import pytest
-from amaranth import Module
+from amaranth import Module, Signal
 from amaranth.back import rtlil, verilog
-from amaranth.lib import data, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
-from amaranth.sim import Simulator
 
+from gradloom import emit
 from gradloom.array import Array
-from gradloom.emit import Emitter, place, to_rtlil, to_verilog
+from gradloom.emit import Emitter, place, place_unit, to_rtlil, to_verilog
+from gradloom.pool import InlineExecutor, start_pool
 from gradloom_golden.config import preset
-from simulate import play
+from simulate import play, simulate
 
 TINY = preset("tiny")
 
@@ -24,8 +25,7 @@ class Register(wiring.Component):
 
     def __init__(self, width):
         self.width = width
-        pair = data.ArrayLayout(width, 2)
-        super().__init__({"i": In(pair), "o": Out(pair)})
+        super().__init__({"i": In(width), "o": Out(width)})
 
     def elaborate(self, platform):
         m = Module()
@@ -49,24 +49,85 @@ class Inverter(wiring.Component):
 
 
 class Chain(wiring.Component):
-    """Three registers, the second of another width where `name` says so, and an inverter."""
+    """Three registers, the second of width `second` and named as `names` say, and an inverter.
 
-    def __init__(self, *, second=4, names=("register", "register")):
+    Parameters
+    ----------
+    input_bits : int
+        Given to the first register, which takes 8.
+    connected : bool
+        Give the inverter its input.
+    """
+
+    def __init__(self, *, second=8, names=("register", "register"), input_bits=8, connected=True):
         self._second = second
         self._names = names
-        super().__init__({"i": In(data.ArrayLayout(4, 2)), "o": Out(8)})
+        self._input_bits = input_bits
+        self._connected = connected
+        super().__init__({"i": In(8), "o": Out(8)})
 
     def elaborate(self, platform):
         m = Module()
-        word = self.i.as_value()
-        for index, width in enumerate((4, self._second, 4)):
-            part = place(m, platform, f"part_{index}", self._names[index % 2],
-                         partial(Register, width))
-            m.d.comb += part.i.as_value().eq(word)
-            word = part.o.as_value()
-        inverter = place(m, platform, "inverter", "inverter", partial(Inverter, 8))
-        m.d.comb += [inverter.i.eq(word), self.o.eq(inverter.o)]
+        word = self.i[:self._input_bits]
+        for index, width in enumerate((8, self._second, 8)):
+            after = Signal(width, name=f"word_{index}")
+            place(m, platform, f"part_{index}", self._names[index % 2], partial(Register, width),
+                  inputs={"i": word}, outputs={"o": after})
+            word = after
+        place(m, platform, "inverter", "inverter", partial(Inverter, 8),
+              inputs={"i": word} if self._connected else {}, outputs={"o": self.o})
         return m
+
+
+class Units(wiring.Component):
+    """Two chains one after the other, the second of width `second`, and a holder."""
+
+    def __init__(self, *, names=("chain", "chain"), second=8):
+        self._names = names
+        self._second = second
+        super().__init__({"i": In(8), "words": Out(stream.Signature(8))})
+
+    def elaborate(self, platform):
+        m = Module()
+        makers = partial(Chain, second=8), partial(Chain, second=self._second)
+        first, then = (place_unit(m, platform, f"unit_{index}", self._names[index], maker)
+                       for index, maker in enumerate(makers))
+        holder = place_unit(m, platform, "holder", "holder", partial(Holder))
+        m.d.comb += [first.i.eq(self.i), then.i.eq(first.o), holder.i.eq(then.o)]
+        wiring.connect(m, holder.words, wiring.flipped(self.words))
+        return m
+
+
+class Holder(wiring.Component):
+    """A part with an interface among its ports."""
+
+    def __init__(self):
+        super().__init__({"i": In(8), "words": Out(stream.Signature(8))})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.d.sync += [self.words.payload.eq(self.i), self.words.valid.eq(~self.words.ready)]
+        return m
+
+
+class Wrapper(wiring.Component):
+    """A part around a chain."""
+
+    def __init__(self, maker):
+        self._maker = maker
+        super().__init__({"i": In(8), "o": Out(8)})
+
+    def elaborate(self, platform):
+        m = Module()
+        place(m, platform, "inner", "inner", self._maker,
+              inputs={"i": self.i}, outputs={"o": self.o})
+        return m
+
+
+@pytest.fixture(params=[start_pool, InlineExecutor])
+def pool(request, monkeypatch):
+    """Convert in forked processes, and in this one."""
+    monkeypatch.setattr(emit, "start_pool", request.param)
 
 
 def modules(text):
@@ -93,22 +154,66 @@ def test_only_parts_with_state_have_a_clock():
     assert {name for *_, name in ports(text, "inverter")} == {"i", "o"}
 
 
-def test_a_name_stands_for_one_part():
-    with pytest.raises(ValueError, match=r"^module name 'register' stands for two different parts: "
+@pytest.mark.parametrize("component", [
+    partial(Chain, names=("register", "inverter")), partial(Units, second=5),
+])
+def test_a_name_stands_for_one_part(component, pool):
+    with pytest.raises(ValueError, match=r"^module name '\w+' stands for two different parts: "
                                          r"rename one$"):
-        to_verilog(Chain(second=5), "chain")
-    named = to_verilog(Chain(second=5, names=("register", "wider")), "chain")
-    assert sorted(modules(named)) == ["chain", "inverter", "register", "wider"]
+        to_verilog(component(), "top")
+
+
+def test_one_name_for_two_parts_is_found_in_different_modules(pool):
+    units = Units(names=("chain", "register"))
+    with pytest.raises(ValueError, match=r"^module name 'register' stands for two different parts"):
+        to_verilog(units, "units")
+
+
+@pytest.mark.parametrize(("wrong", "error"), [
+    ({"input_bits": 7}, "port 'i' of 'part_0' has 8 bits, not 7"),
+    ({"second": 9, "names": ("register", "wider")}, "port 'i' of 'part_1' has 9 bits, not 8"),
+    ({"connected": False}, "input 'i' of 'inverter' is not connected: give it"),
+])
+@pytest.mark.parametrize("depth", [0, 1])
+def test_rejects_wrong_connections_at_any_depth(wrong, error, depth, pool):
+    top = Wrapper(partial(Chain, **wrong)) if depth else Chain(**wrong)
+    with pytest.raises(ValueError, match=f"^{error}$"):
+        to_verilog(top, "top")
 
 
 def test_a_simulator_gets_the_parts_themselves():
-    m = Module()
-    part = place(m, None, "part", "register", partial(Register, 4))
-    assert isinstance(part, Register)
-    assert m.submodules["part"] is part
-    Simulator(m)
-    seen = play(Chain(), [{"i": [3, 10]}, *[{"i": [0, 0]}] * 3], "o")["o"]
+    seen = play(Chain(), [{"i": 0xA3}, *[{"i": 0}] * 3], "o")["o"]
     assert seen.tolist() == [0xFF, 0xFF, 0xFF, 0xFF ^ 0xA3]
+    units = Units()
+
+    async def testbench(ctx):
+        ctx.set(units.i, 0xA3)
+        await ctx.tick().repeat(7)
+        assert ctx.get(units.words.payload) == 0xA3
+
+    simulate(units, testbench)
+
+
+def test_ports_of_units_are_named_as_conversion_names_them(pool):
+    text = to_verilog(Units(), "units")
+    assert sorted(modules(text)) == ["chain", "holder", "inverter", "register", "units"]
+    assert {name for *_, name in ports(text, "holder")} == {
+        "clk", "rst", "i", "words__payload", "words__valid", "words__ready"}
+    assert text.count("  chain unit_") == 2
+
+
+def test_order_is_top_first_then_by_first_use(pool):
+    names = re.findall(r"^module \\(\S+)", to_rtlil(Units(), "units"), re.MULTILINE)
+    assert names == ["units", "chain", "holder", "register", "inverter"]
+
+
+def test_large_text_goes_through_yosys_in_two_shares_with_one_header(monkeypatch, pool):
+    whole = to_verilog(Units(), "units")
+    monkeypatch.setattr(emit, "SHARE", 0)
+    shared = to_verilog(Units(), "units")
+    assert sorted(modules(shared)) == sorted(modules(whole))
+    assert len(modules(shared)) == len(set(modules(shared)))
+    assert shared.count("Generated by") == 1
 
 
 @pytest.mark.parametrize("convert", [to_rtlil, to_verilog])
@@ -144,5 +249,6 @@ def test_cost_does_not_grow_with_rows_times_columns():
 def test_the_emitter_is_the_platform():
     emitter = Emitter()
     text = emitter.text(Chain(), "chain")
-    assert sorted(modules(text)) == ["chain", "inverter", "register"]
+    assert modules(text.replace("\\", "")) == ["chain"]
+    assert list(emitter.parts) == ["register", "inverter"]
     assert modules(rtlil.convert(Inverter(8), name="inverter", emit_src=False)) == ["inverter"]

@@ -199,7 +199,7 @@ def test_angle_reads_two_rows_at_a_time(last):
     config = TINY.with_changes(columns=8)
     total = counts(config, Descriptor(opcode=Opcode.ANGLE, rows=6, last=last))
     # Four cycles an element, and a shift of the dot products by one bit a cycle to decide.
-    cycles = 3 + 6 * (4 * 8 + 3) + (config.dot_bits - 24 + 5) * last
+    cycles = 3 + 6 * (4 * 8 + 3) + (config.dot_bits - 24 + 6) * last
     assert {name: value for name, value in total.items() if value} == {
         "cycles": cycles, "angle_cycles": cycles, "state_reads": 12, "descriptors": 1,
     }

@@ -1,4 +1,4 @@
-"""The angle rule against exact rationals, away from where cut mantissas may decide otherwise."""
+"""The angle rule against exact rationals: equal while all fits, else as near as cutting allows."""
 
 import math
 from fractions import Fraction
@@ -14,7 +14,7 @@ from gradloom_golden.precision import (
 )
 
 FULL_SCALE = 1 << MANTISSA_BITS
-NEAR = Fraction(1, 1 << 14)
+NEAR = Fraction(1, 1 << 18)
 
 
 @pytest.mark.parametrize("shape", [(1,), (7, 3), (32, 32)])
@@ -51,7 +51,25 @@ def test_the_bound_itself_is_within(scale):
     assert angle_within(gg, gg, gg, 65535)
     half = FULL_SCALE >> 1 << scale
     assert angle_within(half, half >> 1, half, 1 << 14)
-    assert not angle_within(half, half >> 1, half, (1 << 14) + 8)
+    assert not angle_within(half, half >> 1, half, (1 << 14) + 1)
+
+
+@pytest.mark.parametrize("bits", [2, 6, 12, MANTISSA_BITS])
+def test_products_that_fit_are_compared_exactly(bits, rng):
+    decided = {True: 0, False: 0}
+    for _ in range(300):
+        gg, hh = rng.integers(1, 1 << bits, 2).tolist()
+        gh = int(rng.integers(1, math.isqrt(gg * hh), endpoint=True))
+        at = gh * gh * 65536 // (gg * hh)
+        for bound in {min(at, 65535), min(at + 1, 65535), int(rng.integers(65536))}:
+            expected = Fraction(gh * gh, gg * hh) >= Fraction(bound, 65536)
+            assert angle_within(gg, gh, hh, bound) == expected, (gg, gh, hh, bound)
+            decided[expected] += 1
+    assert min(decided.values()) > 100
+
+
+def test_a_small_product_does_not_hide_a_wide_angle():
+    assert not angle_within(4000, 1, 4000, 65535)
 
 
 @pytest.mark.parametrize("bound", [0, 30000, 65535])

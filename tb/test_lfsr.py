@@ -20,8 +20,15 @@ def states(bank, lanes, seed):
 @pytest.mark.parametrize("bank", golden.Bank)
 @pytest.mark.parametrize("lanes", [1, 5])
 def test_starts_as_if_seeded_with_zero(bank, lanes):
-    seen = play(Lfsr(bank, lanes), [{"advance": 1}] * DRAWS, "state")["state"]
-    np.testing.assert_array_equal(seen, states(bank, lanes, 0))
+    cycles = [{"advance": 1, "seed": 5}] * (DRAWS + 1)
+    seen = play(Lfsr(bank, lanes), cycles, "state")["state"]
+    np.testing.assert_array_equal(seen[1:], states(bank, lanes, 0))
+
+
+def test_a_seed_may_come_in_the_first_cycle():
+    cycles = [{"load": 1, "seed": 9}, *[{"load": 0, "advance": 1}] * DRAWS]
+    seen = play(Lfsr(golden.Bank.PACK, 2), cycles, "state")["state"]
+    np.testing.assert_array_equal(seen[1:], states(golden.Bank.PACK, 2, 9))
 
 
 @pytest.mark.parametrize("seed", [1, ZERO_STATE, (1 << 31) - 1, 0x12345678])

@@ -134,7 +134,7 @@ def test_packed_words_meet_the_newest_gradients(name, q, rng):
     # The newest step of a group is in the cell's own register, earlier ones further down.
     history = np.column_stack([own, taps])
     factors = history[:, [q - 1 - step for step in STEP_OF_FIELD[q]]]
-    products = (lane_values(words, q, unsigned=bool(unsigned)) * factors).sum(axis=1)
+    products = (lane_values(words, q, unsigned=False) * factors).sum(axis=1)
     assert wgrad == products[is_os == 1].sum()
 
 

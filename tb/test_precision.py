@@ -80,7 +80,7 @@ def test_equals_the_golden_model(config, rng):
     for g, h in pairs(rng, config.wgrad_bits, (rows, config.columns)):
         products = golden.dot_products(g, h)
         cosine = products[1] ** 2 * 65536 // max(1, products[0] * products[2])
-        near = {max(0, min(0xFFFF, cosine + step)) for step in (-400, 0, 400)}
+        near = {max(0, min(0xFFFF, cosine + step)) for step in (-400, -1, 0, 1, 400)}
         bench = Bench(config)
         bench.store(8, g, rng)
         bench.store(32, h, rng)

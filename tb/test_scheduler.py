@@ -18,7 +18,8 @@ CONFIGS = {
 }
 FLAGS = ("ready", "shift", "wave", "x_read", "x_address", "packed_read", "d_read", "d_address",
          "x_wave", "packed_wave", "x_part", "d_wave", "d_part", "pack_wave", "pack_step",
-         "packed_write", "packed_address", "packed_part", "load", "result", "drain", "product")
+         "packed_write", "packed_address", "packed_part", "counts_wave",
+         "ends_wave", "load", "result", "drain", "product")
 COUNTED = {"weight_reads": "load", "os_products": "product", "x_reads": "x_read",
            "packed_reads": "packed_read", "d_reads": "d_read", "packed_writes": "packed_write"}
 
@@ -72,8 +73,13 @@ class Trace:
         shifts = [cycle for cycle, row in enumerate(self.rows) if row["shift"]]
         swaps = [cycle for cycle, row in enumerate(self.rows) if row["wave"] & swap_bit]
         assert len(shifts) % config.rows == 0
-        if not config.overlap:
+        ends = [cycle for cycle, row in enumerate(self.rows) if row["ends_wave"]]
+        # With overlap, what was counted must stand until the drain that follows the swap.
+        if config.overlap:
+            assert set(swaps[1:]) <= set(ends)
+        else:
             assert not swaps
+            assert set(ends) <= set(self._slot_cycles())
         busy = swaps if config.overlap else self._slot_cycles()
         for first in shifts[::config.rows]:
             block = list(range(first, first + config.rows))
@@ -110,12 +116,15 @@ class Trace:
         return self.d.packed_base + k // share * groups + group, k % share
 
     def expected(self):
-        """Return what each slot takes: X of sums' slots or D, and the operands of products."""
-        sums, products = [], []
-        writes = []
+        """Return what each slot takes: X of sums' slots or D, and the operands of products.
+
+        Then what is packed and where to, and the D that each tile's weight gradient counts.
+        """
+        sums, products, writes, counted = [], [], [], []
         for k, n in self.tiles():
             slots = list(tile(self.d.steps, self.q, self.schedule))
             assert len(slots) == tile_slots(self.d)
+            counted.append([self.d_of(n, slot.step) for slot in slots if slot.counts])
             for slot in slots:
                 if slot.sums:
                     sums.append(self.x_of(k, slot.step) if self.forward
@@ -128,13 +137,13 @@ class Trace:
                     elif self.q > 1 and self.d.n_tiles > 1:
                         writes.append((self.packed_of(k, slot.group), x))
                     products.append((x, [self.d_of(n, step) for step in steps]))
-        return sums, products, writes
+        return sums, products, writes, counted
 
     def seen(self):
         """Follow buffers, packer and the gradients that passed; return the same as `expected`."""
-        sums, products, writes = [], [], []
+        sums, products, writes, counted = [], [], [], []
         x_word = d_word = None
-        packer, history = [], []
+        packer, history, of_tile = [], [], []
         before = {"result": 0}
         for row in self.rows:
             d = (d_word, row["d_part"]) if row["d_wave"] and d_word is not None else None
@@ -156,13 +165,19 @@ class Trace:
                 assert len(packer) == row["pack_step"]
                 packer.append(x)
             history.append(d)
+            if row["counts_wave"]:
+                of_tile.append(d)
+            if row["ends_wave"]:
+                counted.append(of_tile)
+                of_tile = []
             assert not (row["x_read"] and row["packed_read"])
             if row["x_read"] or row["packed_read"]:
                 x_word = row["x_address"]
             if row["d_read"]:
                 d_word = row["d_address"]
             before = row
-        return sums, products, writes
+        assert not of_tile
+        return sums, products, writes, counted
 
 
 def traces(config, descriptors, rng):
@@ -183,10 +198,10 @@ def traces(config, descriptors, rng):
                 ctx.set(dut.descriptor.as_value(),
                         sum(word << 32 * index for index, word in enumerate(d.encode())))
                 modes = {name: ctx.get(getattr(dut.mode, name))
-                         for name in ("forward", "two", "four", "x_unsigned")}
+                         for name in ("forward", "two", "four")}
                 assert modes == {
                     "forward": d.opcode == Opcode.FORWARD, "two": d.lanes_log2 == 1,
-                    "four": d.lanes_log2 == 2, "x_unsigned": d.x_unsigned}
+                    "four": d.lanes_log2 == 2}
                 if ctx.get(dut.ready):
                     break
             result.append(Trace(config, d, keep, rows))

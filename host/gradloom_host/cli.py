@@ -180,7 +180,7 @@ def _train(options: argparse.Namespace) -> int:
         schedule=Schedule[options.schedule.upper()], seed=options.seed)
     data = digits()
     if options.report is not None:
-        require("matplotlib", "train")                     # before hours of training, not after
+        require("matplotlib", "train")                     # before the training, not after
         options.report.mkdir(parents=True, exist_ok=True)
     console = Console()
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"),

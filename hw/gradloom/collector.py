@@ -17,7 +17,65 @@ from .rounding import HALF, saturate
 from .select import select
 from .tile_loop import BlockPointer, TileLoop
 
-__all__ = ["Collector"]
+__all__ = ["Collector", "CollectorLane"]
+
+
+class CollectorLane(wiring.Component):
+    """One element of a row: added to its sum, and narrowed a cycle later.
+
+    Members
+    -------
+    forward : In(1)
+        Take `south`, else `east`.
+    south, east : In(signed(sum_bits))
+    is_first : In(1)
+        Add to 0 instead of `kept`.
+    kept : In(signed(accumulator_bits))
+    total : Out(signed(accumulator_bits))
+        Saturated, in the same cycle.
+    pass_on, relu, y_unsigned, shift, activation, gradient, positive
+        As of a `RequantizeLane`, for the total of the cycle before.
+    stochastic : In(1)
+        Round by `random`, else half up.
+    random : In(16)
+    """
+
+    def __init__(self, config: Config):
+        self.config = config
+        super().__init__({
+            "forward": In(1),
+            "south": In(signed(config.sum_bits)),
+            "east": In(signed(config.sum_bits)),
+            "is_first": In(1),
+            "kept": In(signed(config.accumulator_bits)),
+            "total": Out(signed(config.accumulator_bits)),
+            "pass_on": In(1), "relu": In(1), "y_unsigned": In(1), "shift": In(5),
+            "stochastic": In(1), "random": In(16),
+            "activation": Out(unsigned(config.operand_bits)),
+            "gradient": Out(unsigned(config.gradient_bits)),
+            "positive": Out(1),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        bits = self.config.accumulator_bits
+        part = Signal(signed(self.config.sum_bits))
+        total = Signal(signed(bits + 1))
+        m.d.comb += [
+            part.eq(Mux(self.forward, self.south, self.east)),
+            total.eq(Mux(self.is_first, 0, self.kept) + part),
+            self.total.eq(saturate(m, total, bits, name="total")),
+        ]
+        result = Signal(signed(bits))
+        random = Signal(16)
+        m.d.sync += result.eq(self.total)
+        m.d.comb += random.eq(Mux(self.stochastic, self.random, HALF))
+        place(m, platform, "requantize", "requantize_lane", partial(RequantizeLane, self.config),
+              inputs={"total": result, "random": random, "pass_on": self.pass_on,
+                      "relu": self.relu, "y_unsigned": self.y_unsigned, "shift": self.shift},
+              outputs={"activation": self.activation, "gradient": self.gradient,
+                       "positive": self.positive})
+        return m
 
 
 class Collector(wiring.Component):
@@ -26,6 +84,8 @@ class Collector(wiring.Component):
     `coming` announces a row of sums one cycle before it stands at `sums_south` or `sums_east`.
     Rows come tile by tile, `steps` a tile, in the order of the loop nest. The last tile of a
     reduction is masked, rounded, clipped and written two cycles after its row was announced.
+    Sums are read in the cycle in which a row is announced, and written in the next: with tiles of
+    one step, there must be a cycle without `coming` between two rows.
 
     Members
     -------
@@ -81,8 +141,10 @@ class Collector(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         step, first, last = self._coming_row(m)
-        arrived, totals = self._add(m, step, first, last)
-        self._narrow(m, platform, arrived, totals)
+        is_first, finished, here_step = self._add(m, step, first, last)
+        arrived = self._mask(m, finished, here_step)
+        masks = self._narrow(m, *arrived)
+        self._lanes(m, platform, is_first, arrived[0], masks)
         return m
 
     def _coming_row(self, m):
@@ -108,42 +170,31 @@ class Collector(wiring.Component):
         return step, loop.inner_first, loop.inner_last
 
     def _add(self, m, step, first, last):
-        """Add the row to the sums of earlier tiles; keep it there, or pass it on when finished."""
-        config, descriptor = self.config, self.descriptor
+        """Keep sums in the buffer until the last tile of a reduction."""
+        descriptor = self.descriptor
         here = Signal()
         is_first = Signal()
         is_last = Signal()
         here_step = Signal.like(step)
+        finished = Signal()
         m.d.sync += [
             here.eq(self.coming), is_first.eq(first), is_last.eq(last), here_step.eq(step),
         ]
-
-        totals = []
-        for lane in range(config.lane_count):
-            south = self.sums_south[lane] if lane < config.columns else Const(0)
-            east = self.sums_east[lane] if lane < config.rows else Const(0)
-            part = Signal(signed(config.sum_bits), name=f"part_{lane}")
-            total = Signal(signed(config.accumulator_bits + 1), name=f"total_{lane}")
-            kept = self.sums_read_data[lane].as_signed()
-            m.d.comb += [
-                part.eq(Mux(self.forward, south, east)),
-                total.eq(Mux(is_first, 0, kept) + part),
-            ]
-            totals.append(saturate(m, total, config.accumulator_bits, name=f"total_{lane}"))
-            m.d.comb += self.sums_write_data[lane].eq(totals[lane])
         m.d.comb += [
             self.sums_write_en.eq(here & (~is_last | descriptor.keep_sums)),
             self.sums_write_address.eq(here_step),
+            finished.eq(here & is_last & ~descriptor.keep_sums),
         ]
+        return is_first, finished, here_step
 
-        # The mask of dX[t, k] lies where X[t, k] was read.
+    def _mask(self, m, finished, here_step):
+        """Read the mask of a finished row: that of dX[t, k] lies where X[t, k] was read."""
+        config, descriptor = self.config, self.descriptor
         m.submodules.mask_pointer = pointer = BlockPointer(
             ceil_log2(config.activation_depth), self._part_bits(config.rows))
-        finished = Signal()
         last_step = here_step == descriptor.steps - 1
         index = Mux(descriptor.gather, self.keep_index, here_step)
         m.d.comb += [
-            finished.eq(here & is_last & ~descriptor.keep_sums),
             pointer.rewind.eq(self.start),
             pointer.base.eq(descriptor.x_base),
             pointer.stride.eq(descriptor.x_stride),
@@ -152,40 +203,19 @@ class Collector(wiring.Component):
             self.mask_read_address.eq(pointer.address + index),
         ]
         arrived = Signal()
-        arrived_step = Signal.like(step)
+        arrived_step = Signal.like(here_step)
         mask_part = Signal(max(1, pointer.part_bits))
-        results = [Signal(signed(config.accumulator_bits), name=f"result_{lane}")
-                   for lane in range(config.lane_count)]
         m.d.sync += [arrived.eq(finished), arrived_step.eq(here_step), mask_part.eq(pointer.part)]
-        m.d.sync += [result.eq(total) for result, total in zip(results, totals)]
-        return (arrived, arrived_step, mask_part), results
+        return arrived, arrived_step, mask_part
 
-    def _narrow(self, m, platform, arrived, results):
-        """Mask, round and clip a finished row, and write it."""
+    def _narrow(self, m, valid, step, mask_part):
+        """Write a finished row; return what its elements are masked with."""
         config, descriptor = self.config, self.descriptor
-        valid, step, mask_part = arrived
         lanes = config.lane_count
-        m.submodules.lfsr = lfsr = Lfsr(Bank.REQUANTIZE, lanes)
-        m.d.comb += [
-            lfsr.load.eq(self.seed_load),
-            lfsr.seed.eq(self.seed),
-            lfsr.advance.eq(valid & descriptor.stochastic),
-        ]
         masks = Signal(lanes)
         masked = descriptor.mask & ~self.forward
         mask_row = select(m, self.mask_read_data, mask_part, config.rows, name="mask_row")
         m.d.comb += masks.eq(Mux(masked, mask_row, (1 << lanes) - 1))
-        for index in range(lanes):
-            random = Signal(16, name=f"random_{index}")
-            m.d.comb += random.eq(Mux(descriptor.stochastic, lfsr.state[index][:16], HALF))
-            place(m, platform, f"lane_{index}", "requantize_lane",
-                  partial(RequantizeLane, config),
-                  inputs={"total": results[index], "pass_on": masks[index],
-                          "relu": descriptor.relu, "y_unsigned": descriptor.y_unsigned,
-                          "shift": descriptor.out_shift, "random": random},
-                  outputs={"activation": self.out_activations[index],
-                           "gradient": self.out_gradients[index],
-                           "positive": self.out_positive[index]})
 
         part_bits = {side: self._part_bits(width) for side, width in
                      (("south", config.columns), ("east", config.rows))}
@@ -205,6 +235,33 @@ class Collector(wiring.Component):
             self.out_address.eq(Mux(self.forward, south.address, east.address) + step),
             self.out_part.eq(Mux(self.forward, south.part, east.part)),
         ]
+
+        return masks
+
+    def _lanes(self, m, platform, is_first, valid, masks):
+        """Add, mask, round and clip, in every lane."""
+        config, descriptor = self.config, self.descriptor
+        m.submodules.lfsr = lfsr = Lfsr(Bank.REQUANTIZE, config.lane_count)
+        m.d.comb += [
+            lfsr.load.eq(self.seed_load),
+            lfsr.seed.eq(self.seed),
+            lfsr.advance.eq(valid & descriptor.stochastic),
+        ]
+        shared = {"forward": self.forward, "is_first": is_first, "relu": descriptor.relu,
+                  "y_unsigned": descriptor.y_unsigned, "shift": descriptor.out_shift,
+                  "stochastic": descriptor.stochastic}
+        absent = Const(0, config.sum_bits)
+        for lane in range(config.lane_count):
+            place(m, platform, f"lane_{lane}", "collector_lane", partial(CollectorLane, config),
+                  inputs={**shared,
+                          "south": self.sums_south[lane] if lane < config.columns else absent,
+                          "east": self.sums_east[lane] if lane < config.rows else absent,
+                          "kept": self.sums_read_data[lane], "pass_on": masks[lane],
+                          "random": lfsr.state[lane][:16]},
+                  outputs={"total": self.sums_write_data[lane],
+                           "activation": self.out_activations[lane],
+                           "gradient": self.out_gradients[lane],
+                           "positive": self.out_positive[lane]})
 
     def _part_bits(self, width):
         return ceil_log2(self.config.lane_count // width)

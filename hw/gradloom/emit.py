@@ -1,61 +1,92 @@
+# amaranth: UnusedElaboratable=no
+# A part is made where it is placed, for its ports, and again where it is converted.
 """Verilog from components, with every distinct component converted once.
 
 A component that repeats another calls `place` instead of adding a submodule. For Verilog, each
 distinct part becomes one module and is instantiated by name, so that the cost of generation does
 not grow with rows x columns; for Amaranth's simulator, which cannot run an Instance, `place`
-elaborates the part in line.
+elaborates the part in line. A component that is large calls `place_unit`: modules are converted in
+parallel.
 """
 
 import gc
-from collections.abc import Mapping
+from bisect import bisect
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from functools import partial
+from itertools import accumulate
 
-from amaranth import ClockSignal, Instance, Module, ResetSignal, Shape
+from amaranth import ClockSignal, Instance, Module, ResetSignal
 from amaranth._toolchain.yosys import find_yosys
 from amaranth.back import rtlil
 from amaranth.hdl import Value, ValueLike
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 
-__all__ = ["Emitter", "place", "to_rtlil", "to_verilog"]
+from .pool import start_pool
+
+__all__ = ["Emitter", "place", "place_unit", "to_rtlil", "to_verilog"]
+
+SHARE = 1 << 18
+"""Characters of RTLIL that are worth a second Yosys."""
 
 
 class Emitter:
-    """The `platform` under which `place` makes instances."""
+    """The `platform` under which parts become instances, for the text of one module.
 
-    def __init__(self):
-        self._parts: dict[str, tuple[partial, wiring.Component]] = {}
-        self._texts: list[str] = []
+    Parameters
+    ----------
+    found : callable
+        Is given the module name and the maker of each part when it is first placed.
+
+    Attributes
+    ----------
+    parts : dict of str to functools.partial
+        The parts placed, in order of first use.
+    """
+
+    def __init__(self, found: Callable[[str, partial], object] = lambda module, part: None):
+        self.parts: dict[str, partial] = {}
+        self._found = found
+        self._templates: dict[str, wiring.Component] = {}
 
     def text(self, component: wiring.Component, name: str) -> str:
-        """Return RTLIL for `component` and every part below it."""
-        top = rtlil.convert(component, name=name, platform=self, emit_src=False)
-        return "\n".join([top, *self._texts])
+        """Return RTLIL for `component` as module `name`, without the parts that it places."""
+        return rtlil.convert(component, name=name, platform=self, emit_src=False)
 
     def place(self, m: Module, name: str, module: str, part: partial, inputs, outputs) -> None:
-        """Instantiate `part` as Verilog module `module`."""
-        if module not in self._parts:
-            template = part()
-            self._parts[module] = (part, template)
-            self._texts.append(
-                rtlil.convert(template, name=module, platform=self, emit_src=False))
-        known, template = self._parts[module]
-        if (known.func, known.args, known.keywords) != (part.func, part.args, part.keywords):
-            raise ValueError(f"module name {module!r} stands for two different parts: rename one")
+        """Instantiate `part`, connected to the given values."""
+        self._register(module, part)
+        if module not in self._templates:
+            self._templates[module] = part()
+        template = self._templates[module]
         connections = {}
-        if getattr(template, "CLOCKED", True):
-            connections = {"i_clk": ClockSignal(), "i_rst": ResetSignal()}
-        for port, member in template.signature.members.items():
-            given, prefix = (inputs, "i") if member.flow == In else (outputs, "o")
+        for direction, port, signal in _ports(template):
+            given = inputs if direction == "i" else outputs
             if port not in given:
-                if member.flow == In:
+                if direction == "i":
                     raise ValueError(f"input {port!r} of {name!r} is not connected: give it")
                 continue
-            value, width = Value.cast(given[port]), Shape.cast(member.shape).width
-            if len(value) != width:
-                raise ValueError(f"port {port!r} of {name!r} has {width} bits, not {len(value)}")
-            connections[f"{prefix}_{port}"] = value
-        m.submodules[name] = Instance(module, **connections)
+            value = Value.cast(given[port])
+            if len(value) != len(signal):
+                raise ValueError(
+                    f"port {port!r} of {name!r} has {len(signal)} bits, not {len(value)}")
+            connections[f"{direction}_{port}"] = value
+        _instantiate(m, name, module, template, connections)
+
+    def place_unit(self, m: Module, name: str, module: str, part: partial) -> wiring.Component:
+        """Instantiate `part`, connected to the ports of the component that is returned."""
+        self._register(module, part)
+        unit = part()
+        _instantiate(m, name, module, unit, {
+            f"{direction}_{port}": signal for direction, port, signal in _ports(unit)})
+        return unit
+
+    def _register(self, module: str, part: partial) -> None:
+        known = self.parts.setdefault(module, part)
+        if known is part:
+            self._found(module, part)
+        _check_equal(module, known, part)
 
 
 def place(m: Module, platform, name: str, module: str, part: partial, *,
@@ -67,7 +98,8 @@ def place(m: Module, platform, name: str, module: str, part: partial, *,
     module : str
         Verilog module name shared by all uses of an equal `part`.
     part : functools.partial
-        Makes the component. Purely combinational ones have a class attribute ``CLOCKED = False``.
+        Makes the component, from what can be compared and pickled. Purely combinational
+        components have a class attribute ``CLOCKED = False``.
     inputs, outputs : mapping of port name to value
         Every input; the outputs that are wanted, each a signal or a slice of one.
 
@@ -87,16 +119,30 @@ def place(m: Module, platform, name: str, module: str, part: partial, *,
         m.d.comb += Value.cast(value).eq(Value.cast(getattr(component, port)))
 
 
+def place_unit(m: Module, platform, name: str, module: str, part: partial) -> wiring.Component:
+    """Add `part` to `m` as submodule `name`, and return a component whose ports can be wired.
+
+    For Verilog nothing but the ports of that component exists in `m`.
+
+    Parameters
+    ----------
+    module, part
+        As of `place`.
+
+    Raises
+    ------
+    ValueError
+        For Verilog: if `module` names another part.
+    """
+    if isinstance(platform, Emitter):
+        return platform.place_unit(m, name, module, part)
+    m.submodules[name] = unit = part()
+    return unit
+
+
 def to_rtlil(component: wiring.Component, name: str) -> str:
     """Return RTLIL for the component and its parts."""
-    # Conversion makes millions of small objects and no garbage; collecting doubles its time.
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        return Emitter().text(component, name)
-    finally:
-        if was_enabled:
-            gc.enable()
+    return "\n".join(_texts(component, name))
 
 
 def to_verilog(component: wiring.Component, name: str) -> str:
@@ -105,9 +151,21 @@ def to_verilog(component: wiring.Component, name: str) -> str:
     Amaranth's own conversion takes one elaborated design and keeps what simulators need and linters
     refuse: names that nothing reads, and initial values beside the reset that sets them.
     """
+    texts = _texts(component, name)
+    sizes = list(accumulate(map(len, texts)))
+    half = bisect(sizes, sizes[-1] // 2) + 1
+    shares = [texts] if sizes[-1] < SHARE else [texts[:half], texts[half:]]
+    with ThreadPoolExecutor(len(shares)) as threads:
+        first, *rest = threads.map(_verilog, shares)
+    # Each begins with a line that names Yosys.
+    return first + "".join(text.partition("\n")[2] for text in rest)
+
+
+def _verilog(texts: list[str]) -> str:
+    """Return Verilog for modules in RTLIL."""
     yosys = find_yosys(lambda version: version >= (0, 40))
     script = "\n".join([
-        f"read_rtlil <<rtlil\n{to_rtlil(component, name)}\nrtlil",
+        "read_rtlil <<rtlil", *texts, "rtlil",
         "proc -norom -noopt",
         "opt_clean -purge",
         "attrmap -remove init",
@@ -119,3 +177,79 @@ def to_verilog(component: wiring.Component, name: str) -> str:
     text = yosys.run(["-q", "-"], script, ignore_warnings=True)
     # Icarus takes an escaped name that begins with a dollar for a system function.
     return text.replace("\\$procmux$", "\\procmux$")
+
+
+def _texts(component: wiring.Component, name: str) -> list[str]:
+    """Return RTLIL of the component, then of its parts in order of first use, level by level."""
+    # Conversion makes millions of small objects and no garbage; collecting doubles its time.
+    was_enabled = gc.isenabled()
+    gc.disable()
+    pool = start_pool()
+    try:
+        parts = _Parts(pool)
+        emitter = Emitter(parts.add)
+        return [emitter.text(component, name), *parts.texts(emitter.parts)]
+    finally:
+        pool.shutdown(cancel_futures=True)
+        if was_enabled:
+            gc.enable()
+
+
+class _Parts:
+    """Converts each part once, as soon as it is known."""
+
+    def __init__(self, pool: Executor):
+        self._pool = pool
+        self._parts: dict[str, partial] = {}
+        self._futures: dict[str, Future] = {}
+        self._pending: set[Future] = set()
+
+    def add(self, module: str, part: partial) -> None:
+        """Convert the part, if it is new."""
+        if module not in self._parts:
+            self._parts[module] = part
+            self._futures[module] = self._pool.submit(_convert, module, part)
+            self._pending.add(self._futures[module])
+        _check_equal(module, self._parts[module], part)
+
+    def texts(self, first: Mapping[str, partial]) -> list[str]:
+        """Wait for every part below the first ones; return RTLIL, a text each."""
+        while self._pending:
+            done, self._pending = wait(self._pending, return_when=FIRST_COMPLETED)
+            for future in done:
+                for module, part in future.result()[1].items():
+                    self.add(module, part)
+        order = dict.fromkeys(first)
+        texts = []
+        for module in (queue := list(order)):
+            text, below = self._futures[module].result()
+            texts.append(text)
+            queue += [name for name in below if name not in order]
+            order |= dict.fromkeys(below)
+        return texts
+
+
+def _convert(module: str, part: partial) -> tuple[str, dict[str, partial]]:
+    """Return RTLIL for a part, and the parts that it places."""
+    emitter = Emitter()
+    return emitter.text(part(), module), emitter.parts
+
+
+def _ports(component: wiring.Component) -> Iterator[tuple[str, str, Value]]:
+    """Yield direction, name and value of every port, as conversion names them."""
+    for path, member, value in component.signature.flatten(component):
+        direction = "i" if member.flow == In else "o"
+        yield direction, "__".join(map(str, path)), Value.cast(value)
+
+
+def _instantiate(m: Module, name: str, module: str, component: wiring.Component,
+                 connections: Mapping[str, Value]) -> None:
+    clock = {}
+    if getattr(component, "CLOCKED", True):
+        clock = {"i_clk": ClockSignal(), "i_rst": ResetSignal()}
+    m.submodules[name] = Instance(module, **clock, **connections)
+
+
+def _check_equal(module: str, known: partial, part: partial) -> None:
+    if (known.func, known.args, known.keywords) != (part.func, part.args, part.keywords):
+        raise ValueError(f"module name {module!r} stands for two different parts: rename one")

@@ -1,21 +1,56 @@
 """Random bits for stochastic rounding: a bank of 31-bit LFSRs, one a lane."""
 
-from amaranth import Cat, Module, Mux, Signal, unsigned
+from functools import partial
+
+from amaranth import Cat, Const, Module, Mux, Signal, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from gradloom_golden.lfsr import Bank, initial_state
 
-__all__ = ["LFSR_BITS", "Lfsr"]
+from .emit import place
+
+__all__ = ["LFSR_BITS", "Lfsr", "LfsrLane"]
 
 LFSR_BITS = 31
+
+
+class LfsrLane(wiring.Component):
+    """One register that advances 16 bits at once.
+
+    Members
+    -------
+    load : In(1)
+        Take ``seed ^ spread``, or 1 instead of 0; wins over `advance`.
+    seed, spread : In(31)
+    advance : In(1)
+    state : Out(31)
+    """
+
+    def __init__(self):
+        super().__init__({
+            "load": In(1), "seed": In(LFSR_BITS), "spread": In(LFSR_BITS), "advance": In(1),
+            "state": Out(LFSR_BITS),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        seeded = Signal(LFSR_BITS)
+        m.d.comb += seeded.eq(self.seed ^ self.spread)
+        with m.If(self.load):
+            m.d.sync += self.state.eq(Mux(seeded == 0, 1, seeded))
+        with m.Elif(self.advance):
+            fresh = self.state[15:] ^ self.state[12:28]
+            m.d.sync += self.state.eq(Cat(fresh, self.state[:15]))
+        return m
 
 
 class Lfsr(wiring.Component):
     """A bank of registers that advance 16 bits at once, together.
 
     `state` is the current draw; `advance` steps to the next one; `load` seeds the bank and wins.
-    See `gradloom_golden.lfsr` for the sequence.
+    In the first cycle after reset the bank seeds itself with 0, unless `load` is set: the first
+    draw is in the cycle after. See `gradloom_golden.lfsr` for the sequence.
 
     Parameters
     ----------
@@ -45,14 +80,15 @@ class Lfsr(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
+        # A reset value of its own would make every lane a different module.
+        unseeded = Signal(init=1)
+        load = Signal()
+        seed = Signal(LFSR_BITS)
+        m.d.sync += unseeded.eq(0)
+        m.d.comb += [load.eq(self.load | unseeded), seed.eq(Mux(self.load, self.seed, 0))]
         for lane in range(self.lanes):
-            spread = initial_state(0, self.bank, lane)
-            state = Signal(LFSR_BITS, init=spread, name=f"state_{lane}")
-            seeded = Signal(LFSR_BITS, name=f"seeded_{lane}")
-            m.d.comb += [seeded.eq(self.seed ^ spread), self.state[lane].eq(state)]
-            with m.If(self.load):
-                m.d.sync += state.eq(Mux(seeded == 0, 1, seeded))
-            with m.Elif(self.advance):
-                fresh = (state[15:] ^ state[12:28])[:16]
-                m.d.sync += state.eq(Cat(fresh, state[:15]))
+            spread = Const(initial_state(0, self.bank, lane), LFSR_BITS)
+            place(m, platform, f"lane_{lane}", "lfsr_lane", partial(LfsrLane),
+                  inputs={"load": load, "seed": seed, "spread": spread, "advance": self.advance},
+                  outputs={"state": self.state[lane]})
         return m

@@ -1,5 +1,7 @@
 """The whole machine: array, edges, buffers, control and the host port."""
 
+from functools import partial
+
 from amaranth import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -19,6 +21,7 @@ from .buffer import Buffer
 from .collector import Collector
 from .confidence import Confidence
 from .counters import Counters
+from .emit import place_unit
 from .host_port import HostPort
 from .layouts import Request
 from .loader import WeightLoader
@@ -62,7 +65,7 @@ class Machine(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        self._units(m)
+        self._units(m, platform)
         self._control(m)
         self._west_edge(m)
         self._north_edge(m)
@@ -73,22 +76,25 @@ class Machine(wiring.Component):
         self._host(m)
         return m
 
-    def _units(self, m):
+    def _units(self, m, platform):
         """Put everything in place; the stages below wire it."""
         config = self.config
-        m.submodules.host_port = self.host_port = HostPort()
-        m.submodules.sequencer = self.sequencer = Sequencer(config)
-        m.submodules.scheduler = self.scheduler = Scheduler(config)
-        m.submodules.loader = self.loader = WeightLoader(config)
-        self.packer = Packer(config.rows) if config.lanes else None
-        if self.packer is not None:
-            m.submodules.packer = self.packer
-        m.submodules.array = self.array = array.Array(config)
-        m.submodules.collector = self.collector = Collector(config)
-        m.submodules.optimizer = self.optimizer = Optimizer(config)
-        m.submodules.confidence = self.confidence = Confidence(config)
-        m.submodules.precision = self.precision = Precision(config)
-        m.submodules.counters = self.counters = Counters()
+
+        def unit(name: str, kind: type, *arguments, **options):
+            return place_unit(
+                m, platform, name, f"gradloom_{name}", partial(kind, *arguments, **options))
+
+        self.host_port = unit("host_port", HostPort)
+        self.sequencer = unit("sequencer", Sequencer, config)
+        self.scheduler = unit("scheduler", Scheduler, config)
+        self.loader = unit("loader", WeightLoader, config)
+        self.packer = unit("packer", Packer, config.rows) if config.lanes else None
+        self.array = unit("array", array.Array, config)
+        self.collector = unit("collector", Collector, config)
+        self.optimizer = unit("optimizer", Optimizer, config)
+        self.confidence = unit("confidence", Confidence, config)
+        self.precision = unit("precision", Precision, config)
+        self.counters = unit("counters", Counters)
 
         write_lanes = min(config.rows, config.columns)
         bits = {Region.PROGRAM: 32, Region.ACTIVATION: config.operand_bits,
@@ -99,10 +105,9 @@ class Machine(wiring.Component):
         for region, element_bits in bits.items():
             depth, lanes, host_bits = memory_shape(config, region)
             parts = region in (Region.ACTIVATION, Region.GRADIENT)
-            buffer = Buffer(depth, lanes, element_bits, host_bits=host_bits,
-                            write_lanes=write_lanes if parts else lanes)
-            m.submodules[f"{region.name.lower()}_buffer"] = buffer
-            self.buffers[region] = buffer
+            self.buffers[region] = unit(
+                f"{region.name.lower()}_buffer", Buffer, depth, lanes, element_bits,
+                host_bits=host_bits, write_lanes=write_lanes if parts else lanes)
 
         # The keep list is looked up twice in a cycle, where X is read and where dX is masked: two
         # copies.

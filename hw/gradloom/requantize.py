@@ -19,7 +19,8 @@ class RequantizeLane(wiring.Component):
     total : In(signed(accumulator_bits))
     pass_on : In(1)
         Zero gives a zero, as for a gradient behind a ReLU that was off.
-    forward, relu, y_unsigned : In(1)
+    relu, y_unsigned : In(1)
+        Of the activation.
     shift : In(5)
     random : In(16)
     activation : Out(operand_bits)

@@ -48,8 +48,8 @@ class Row(wiring.Component):
         for column in range(self.config.columns):
             east = Signal.like(self.east, name=f"east_{column}")
             wave_east = Signal(Wave, name=f"wave_east_{column}")
-            seen = [self.taps_i[(tap * self.config.columns + column) * width:][:width]
-                    for tap in range(TAPS)]
+            starts = ((tap * self.config.columns + column) * width for tap in range(TAPS))
+            seen = [self.taps_i[start:start + width] for start in starts]
             inputs = {"mode": self.mode, "wave_i": wave, "west": west, "taps": Cat(*seen)}
             outputs = {"wave_o": wave_east, "east": east}
             for name in COLUMN_PORTS:

@@ -31,7 +31,10 @@ PACKED_STEPS = 4
 
 @dataclass
 class Cycle:
-    """What the inputs are in one cycle; `real` if its sums are a result."""
+    """What the inputs are in one cycle; `real` if its sums are a result.
+
+    `ends` is the last cycle of a tile, with overlap the one that swaps.
+    """
 
     west: np.ndarray
     gradients: np.ndarray
@@ -39,6 +42,8 @@ class Cycle:
     os: bool = False
     swap: bool = False
     real: bool = False
+    counts: bool = False
+    ends: bool = False
 
 
 @dataclass
@@ -92,7 +97,9 @@ class Stimulus:
         else:
             for steps in layer.tiles:
                 yield from (self._shift() for _ in range(config.rows))
-                yield from self._slots(layer, steps)
+                slots = self._slots(layer, steps)
+                slots[-1].ends = True
+                yield from slots
                 yield from (self._idle() for _ in range(config.rows - 1))
         if config.overlap:
             yield from (self._idle() for _ in range(config.rows - 1))
@@ -103,14 +110,11 @@ class Stimulus:
         """Load the next tile and drain the last one while a tile streams, then swap."""
         rows = self.config.rows
         slots += [self._idle() for _ in range(2 * rows - len(slots))]
-        first, last = rows - 1, len(slots) - 1
-        if self.rng.integers(2):
-            places = range(first, first + rows)
-        else:
-            places = self.rng.choice(np.arange(first, last), rows, replace=False)
-        for place in places:
-            slots[place].weights = self._weights()
-        slots[last].swap = True
+        last = len(slots) - 1
+        start = self.rng.integers(rows - 1, last - rows, endpoint=True)
+        for cycle in slots[start:start + rows]:
+            cycle.weights = self._weights()
+        slots[last].swap = slots[last].ends = True
         return slots
 
     def _slots(self, layer: Layer, steps: int) -> list[Cycle]:
@@ -126,7 +130,7 @@ class Stimulus:
                 # A product comes with the first gradient of the group after it.
                 product = bundle.pop()
                 if waiting is not None:
-                    bundle[0] = self._product(waiting.west, bundle[0].gradients)
+                    bundle[0] = self._product(waiting.west, bundle[0].gradients, counts=True)
                 waiting = product
             slots += bundle
             while waiting is None and self.rng.random() < layer.gaps:
@@ -141,14 +145,16 @@ class Stimulus:
         if layer.kind == "input gradient":
             return [Cycle(none, d[0], real=True)]
         if layer.lanes == 1:
-            product = self._product(x[0], d[0])
-            return [Cycle(none, d[0], real=True), product] if "inter" in layer.kind else [product]
+            if layer.kind == "weight gradient":
+                return [self._product(x[0], d[0], counts=True)]
+            given = Cycle(none, d[0], real=True, counts=True)
+            return [given, self._product(x[0], d[0])]
         (word,) = lanes.pack(x, layer.lanes)
-        slots = [Cycle(none, row, real=True) for row in d]
+        slots = [Cycle(none, row, real=True, counts=True) for row in d]
         return [*slots, self._product(word, self._gradients())]
 
-    def _product(self, west, gradients) -> Cycle:
-        return Cycle(west, gradients, os=True)
+    def _product(self, west, gradients, *, counts: bool = False) -> Cycle:
+        return Cycle(west, gradients, os=True, counts=counts)
 
     def _rows(self, layer: Layer, present: int):
         """Return X and D of one group; rows beyond the last step are zero."""
@@ -198,6 +204,7 @@ class Model:
         self.chain_weights = weights.copy()
         self.wgrad: list[np.ndarray | None] = [None] * rows
         self.chain_wgrad: list[np.ndarray | None] = [None] * rows
+        self.to_drain = 0
         self.passed = deque(maxlen=PACKED_STEPS)
 
     def step(self, layer: Layer, cycle: Cycle) -> dict[str, tuple[int, np.ndarray]]:
@@ -221,6 +228,8 @@ class Model:
             self.chain_wgrad = self.wgrad
             zero = np.zeros(config.columns, np.int64)
             self.wgrad = [None if layer.forward else zero] * config.rows
+        if cycle.ends:
+            self.to_drain = config.rows
         if cycle.weights is not None:
             due |= self._shift(cycle.weights)
         return due
@@ -242,8 +251,10 @@ class Model:
         left = self.chain_wgrad if overlap else self.wgrad
         latency = self.config.columns - 1
         due = {"old_weights": (latency, held[0])}
-        if left[0] is not None:
+        # What leaves beyond the rows of a tile is not completed for any tile.
+        if self.to_drain and left[0] is not None:
             due["drained"] = (latency, left[0])
+        self.to_drain -= self.to_drain > 0
         held = np.vstack([held[1:], weights])
         left = [*left[1:], np.zeros(self.config.columns, np.int64)]
         if overlap:
@@ -295,14 +306,22 @@ def unpack_bits(value: int, bits: int, count: int) -> list[int]:
     return [((value >> bits * k) + half & (1 << bits) - 1) - half for k in range(count)]
 
 
+def top_bits(bits: int, count: int) -> int:
+    """Return the top bit of each of a word's fields."""
+    return pack_bits([1 << bits // count - 1] * count, bits // count)
+
+
 def drive(dut, config: Config, layer: Layer, cycle: Cycle) -> None:
     """Set every input for one cycle."""
-    dut.mode.value = (
-        layer.forward | (layer.lanes == 2) << 1 | (layer.lanes == 4) << 2 | layer.x_unsigned << 3
-    )
+    dut.mode.value = layer.forward | (layer.lanes == 2) << 1 | (layer.lanes == 4) << 2
+    dut.x_unsigned.value = int(layer.x_unsigned)
     dut.wave.value = cycle.os | cycle.swap << 1
+    dut.counts.value = int(cycle.counts)
+    dut.ends.value = int(cycle.ends)
     dut.shift.value = int(cycle.weights is not None)
     x = cycle.west & (1 << config.operand_bits) - 1
+    if layer.x_unsigned and (cycle.os or (layer.forward and cycle.real)):
+        x = x ^ top_bits(config.operand_bits, layer.lanes)
     dut.west.value = pack_bits(x, config.sum_bits)
     dut.gradients.value = pack_bits(cycle.gradients, config.gradient_bits)
     if cycle.weights is not None:
@@ -347,7 +366,8 @@ async def random_layers(dut):
     stimulus = Stimulus(config, np.random.default_rng(random.getrandbits(32)))
     model, scoreboard, coverage = Model(config), Scoreboard(dut, config), layer_coverage(config)
 
-    for name in ("mode", "wave", "shift", "west", "gradients", "weights"):
+    for name in ("mode", "x_unsigned", "wave", "shift", "counts", "ends", "west", "gradients",
+                 "weights"):
         getattr(dut, name).value = 0
     dut.rst.value = 1
     Clock(dut.clk, 10, "ns").start()

@@ -39,7 +39,7 @@ def read(ctx, port):
         return ctx.get(port.as_value())
     if isinstance(layout.elem_shape, data.Layout):
         return [read(ctx, port[index]) for index in range(layout.length)]
-    return split(ctx.get(port.as_value()), layout.elem_shape, layout.length)
+    return split(ctx.get(port.as_value()), Shape.cast(layout.elem_shape), layout.length)
 
 
 def join(vector, bits: int) -> int:

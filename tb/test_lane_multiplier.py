@@ -116,9 +116,9 @@ def prove(comparison, folder, fixed):
     )
 
 
-@pytest.mark.parametrize("lanes", LANES)
+@pytest.mark.parametrize("lanes", [1, pytest.param(2, marks=pytest.mark.slow), 4])
 def test_equals_the_arithmetic_for_every_input(lanes, tmp_path):
-    fixed = {1: 6, 2: 6, 4: 4}[lanes]
+    fixed = {1: 6, 2: 4, 4: 4}[lanes]
     run = prove(Comparison(LaneMultiplier(8), lanes), tmp_path, fixed)
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-1000:]
     assert run.stdout.count("SUCCESS!") == 1 << fixed

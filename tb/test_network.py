@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from gradloom_golden.config import PRESETS
@@ -40,9 +40,13 @@ def words(config, features, edge, steps):
     return layout.blocks_of(features, edge, config.lane_count) * steps
 
 
-@given(configs, networks, batches)
-def test_tensors_share_no_word(config, sizes, batch):
-    network = Network(config, sizes, batch)
+@given(configs, networks, batches, st.sampled_from([64, 128, 256, 512]))
+def test_tensors_share_no_word(config, sizes, batch, depth):
+    try:
+        network = Network(config.with_changes(activation_depth=depth), sizes, batch)
+    except ValueError:
+        network = Network(config, sizes, batch)
+    config = network.config
     layers = network.layers
     assert [(layer.inputs, layer.outputs) for layer in layers] == list(pairwise(sizes))
     rows, columns = config.rows, config.columns
@@ -64,9 +68,9 @@ def test_tensors_share_no_word(config, sizes, batch):
     assert disjoint(gradients)
     assert disjoint([(layer.w_base, layer.w_rows) for layer in layers]
                     + [(network.scratch_base, 1)])
-    for extents, depth in ((activations, config.activation_depth),
+    for extents, words_there in ((activations, config.activation_depth),
                            (gradients, config.gradient_depth)):
-        assert all(first + size <= depth for first, size in extents)
+        assert all(first + size <= words_there for first, size in extents)
 
 
 @given(configs, networks, batches, st.data())
@@ -136,10 +140,11 @@ def test_impossible_networks_are_named(sizes, batch, words):
 # Measuring angles.
 
 
-@given(configs, st.integers(1, 60), st.integers(1, 20), st.data())
-def test_angle_chunks_cover_each_row_tile_once(config, inputs, outputs, data):
+@given(configs, st.integers(1, 60), st.integers(1, 20), st.sampled_from([64, 128, 256]))
+@example(ROOMY.with_changes(columns=16), 56, 16, 128)
+def test_angle_chunks_cover_each_row_tile_once(config, inputs, outputs, depth):
     assume(config.lanes)
-    config = config.with_changes(weight_depth=data.draw(st.sampled_from([256, 512, 1024])))
+    config = config.with_changes(weight_depth=depth)
     try:
         network = Network(config, (inputs, outputs), 8)
         program = network.angles(network.layers[0], 5, 8, x_unsigned=True, bound=9)

@@ -72,6 +72,10 @@ def pairs(rng, bits, shape):
     yield g, -(g + 1)
     yield g, 0 * g
     yield 0 * g, 0 * g
+    # A squared cosine of a quarter, which a bound can equal.
+    g, h = 0 * g, 0 * g
+    g[0, 0] = h[0, :4] = 1
+    yield g, h
 
 
 @pytest.mark.parametrize("config", CONFIGS)

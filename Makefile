@@ -7,11 +7,12 @@ BIN := $(VENV)/bin
 BENCHES := schedules tile utilization simulation generation
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint bench area clean
+.PHONY: help train test nightly lint bench area clean
 
 help:
 	@echo "make train   train the digits network on the generated accelerator and check every bit"
-	@echo "make test    ruff, pyright and every test"
+	@echo "make test    ruff, pyright and the tests: about ten minutes on two cores"
+	@echo "make nightly the same with the slow tests"
 	@echo "make lint    ruff and pyright"
 	@echo "make bench   the benchmarks behind the published tables, into build/bench"
 	@echo "make area    synthesize and report cells"
@@ -21,6 +22,9 @@ train: $(VENV)/.train-stamp
 	$(BIN)/gradloom train digits --check --report build/digits
 
 test: lint
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+nightly: lint
 	$(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/.dev-stamp

@@ -3,7 +3,7 @@
 
 import numpy as np
 import pytest
-from amaranth import Module
+from amaranth import Module, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -23,7 +23,8 @@ def late(values, cycles):
 @pytest.mark.parametrize("reverse", [False, True])
 def test_each_element_has_its_delay(lanes, bits, reverse, rng):
     vectors = rng.integers(0, 1 << bits, (CYCLES, lanes))
-    seen = play(Skew(bits, lanes, reverse=reverse), [{"i": vector} for vector in vectors], "o")["o"]
+    seen = play(Skew(bits, lanes, reverse=reverse), [{"i": vector} for vector in vectors], "o",
+                elements=dict.fromkeys("io", unsigned(bits)))["o"]
     for lane in range(lanes):
         cycles = lanes - 1 - lane if reverse else lane
         np.testing.assert_array_equal(seen[:, lane], late(vectors[:, lane], cycles))
@@ -33,7 +34,7 @@ def test_one_element_needs_no_clock():
     dut = Skew(8, 1)
     assert not dut.CLOCKED
     assert Skew(8, 2).CLOCKED
-    values = [[3], [200], [0]]
+    values = [3, 200, 0]
     np.testing.assert_array_equal(
         play(dut, [{"i": value} for value in values], "o", clocked=False)["o"], values)
 

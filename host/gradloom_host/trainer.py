@@ -133,7 +133,7 @@ class Trainer:
         self._adaptive = adaptive
         self._forward_shifts = [8] * len(layers)
         self._gradient_shifts = [8] * len(layers)
-        self._macs = dict.fromkeys(("forward", "backward"), 0)
+        self._macs: dict[str, int] = dict.fromkeys(("forward", "backward"), 0)
         device.seed(settings.seed)
         # Where rows and columns differ, tensors end in lanes that nothing writes.
         for region in (Region.ACTIVATION, Region.GRADIENT):

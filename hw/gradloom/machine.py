@@ -1,6 +1,7 @@
 """The whole machine: array, edges, buffers, control and the host port."""
 
 from functools import partial
+from typing import Any
 
 from amaranth import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
@@ -80,7 +81,7 @@ class Machine(wiring.Component):
         """Put everything in place; the stages below wire it."""
         config = self.config
 
-        def unit(name: str, kind: type, *arguments, **options):
+        def unit(name: str, kind: type, *arguments, **options) -> Any:
             return place_unit(
                 m, platform, name, f"gradloom_{name}", partial(kind, *arguments, **options))
 

@@ -97,8 +97,8 @@ def _add_machine(parser: argparse.ArgumentParser, *, positional: bool = False) -
     else:
         parser.add_argument("--preset", default="edge", metavar="PRESET",
                             help=f"one of {names}, or a config.json (default edge)")
-    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE",
-                        dest="changes", help="change a field of the preset, e.g. rows=16")
+    parser.add_argument("--set", action="extend", nargs="+", default=[], metavar="FIELD=VALUE",
+                        dest="changes", help="change fields of the preset, e.g. rows=16 columns=16")
 
 
 def _config(options: argparse.Namespace) -> Config:

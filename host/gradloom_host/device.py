@@ -89,8 +89,14 @@ class Device:
 
     @property
     def counters(self) -> dict[str, int]:
-        """Everything counted since the last `clear_counters`; see `gradloom_golden.program`."""
-        return self._counters(self._machines[0])
+        """Everything counted since the last `clear_counters`; see `gradloom_golden.program`.
+
+        "macs" follows from the slots: what the cells multiplied, the padding of tiles included and
+        packed products counted each.
+        """
+        counted = self._counters(self._machines[0])
+        products = sum(counted[name] for name in ("forward_slots", "ws_slots", "os_products"))
+        return {**counted, "macs": products * self.config.rows * self.config.columns}
 
     @property
     def simulated_cycles(self) -> int:

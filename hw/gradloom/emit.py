@@ -17,7 +17,7 @@ from functools import partial
 from itertools import accumulate
 
 from amaranth import ClockSignal, Instance, Module, ResetSignal
-from amaranth._toolchain.yosys import find_yosys
+from amaranth._toolchain.yosys import _BuiltinYosys
 from amaranth.back import rtlil
 from amaranth.hdl import Value, ValueLike
 from amaranth.lib import wiring
@@ -163,7 +163,6 @@ def to_verilog(component: wiring.Component, name: str) -> str:
 
 def _verilog(texts: list[str]) -> str:
     """Return Verilog for modules in RTLIL."""
-    yosys = find_yosys(lambda version: version >= (0, 40))
     script = "\n".join([
         "read_rtlil <<rtlil", *texts, "rtlil",
         "proc -norom -noopt",
@@ -174,7 +173,8 @@ def _verilog(texts: list[str]) -> str:
         "attrmap -modattr -remove generator -remove top -remove amaranth.hierarchy",
         "write_verilog -norename",
     ])
-    text = yosys.run(["-q", "-"], script, ignore_warnings=True)
+    # The Yosys that came with Amaranth, whatever else is installed: the same text everywhere.
+    text = _BuiltinYosys.run(["-q", "-"], script, ignore_warnings=True)
     # Icarus takes an escaped name that begins with a dollar for a system function.
     return text.replace("\\$procmux$", "\\procmux$")
 

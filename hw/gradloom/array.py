@@ -28,7 +28,8 @@ class Array(wiring.Component):
 
     A shift reaches column j with the slots of its cycle, but every row at once: it may come
     ``rows`` cycles after the last slot, or with `overlap` after the swap, at the earliest; slots or
-    a swap may come the cycle after it.
+    a swap may come the cycle after it. The shifts of a load follow each other without a gap, and at
+    least one cycle lies before the first. With `overlap`, `ends` is given with the swap.
 
     Parameters
     ----------

@@ -24,6 +24,7 @@ from .program import (
     Region,
     Register,
     Schedule,
+    element_bits,
     memory_shape,
 )
 from .program_check import check
@@ -47,12 +48,8 @@ class GoldenMachine:
 
     def __init__(self, config: Config):
         self.config = config
-        self._bits = {
-            Region.PROGRAM: 32, Region.ACTIVATION: config.operand_bits,
-            Region.GRADIENT: config.gradient_bits, Region.WEIGHT: config.operand_bits,
-            Region.STATE: config.state_bits, Region.SUMS: config.accumulator_bits,
-            Region.KEEP: (config.steps_depth - 1).bit_length(), Region.LABEL: 16,
-        }
+        self._bits = {region: element_bits(config, region)
+                      for region in Region if region != Region.CONTROL}
         self.reset()
 
     def reset(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
 
-from .config import Config
+from .config import Config, ceil_log2
 
 __all__ = [
     "COUNTERS",
@@ -22,6 +22,7 @@ __all__ = [
     "Region",
     "Register",
     "Schedule",
+    "element_bits",
     "memory_shape",
     "reserved_masks",
 ]
@@ -221,4 +222,18 @@ def memory_shape(config: Config, region: Region) -> tuple[int, int, int]:
         Region.SUMS: (config.steps_depth, lanes, 32),
         Region.KEEP: (config.steps_depth, 1, 32),
         Region.LABEL: (config.steps_depth, 1, 32),
+    }[region]
+
+
+def element_bits(config: Config, region: Region) -> int:
+    """Return the bits of an element that a buffer keeps; the host sees them padded."""
+    return {
+        Region.PROGRAM: 32,
+        Region.ACTIVATION: config.operand_bits,
+        Region.GRADIENT: config.gradient_bits,
+        Region.WEIGHT: config.operand_bits,
+        Region.STATE: config.state_bits,
+        Region.SUMS: config.accumulator_bits,
+        Region.KEEP: ceil_log2(config.steps_depth),
+        Region.LABEL: 16,
     }[region]

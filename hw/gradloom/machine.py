@@ -7,13 +7,14 @@ from amaranth import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from gradloom_golden.config import Config, ceil_log2
+from gradloom_golden.config import Config
 from gradloom_golden.program import (
     COUNTERS,
     IDENT,
     Opcode,
     Region,
     Register,
+    element_bits,
     memory_shape,
 )
 
@@ -98,21 +99,19 @@ class Machine(wiring.Component):
         self.counters = unit("counters", Counters)
 
         write_lanes = min(config.rows, config.columns)
-        bits = {Region.PROGRAM: 32, Region.ACTIVATION: config.operand_bits,
-                Region.GRADIENT: config.gradient_bits, Region.WEIGHT: config.operand_bits,
-                Region.STATE: config.state_bits, Region.SUMS: config.accumulator_bits,
-                Region.LABEL: 16}
         self.buffers: dict[Region, Buffer] = {}
-        for region, element_bits in bits.items():
+        for region in (Region.PROGRAM, Region.ACTIVATION, Region.GRADIENT, Region.WEIGHT,
+                       Region.STATE, Region.SUMS, Region.LABEL):
             depth, lanes, host_bits = memory_shape(config, region)
             parts = region in (Region.ACTIVATION, Region.GRADIENT)
             self.buffers[region] = unit(
-                f"{region.name.lower()}_buffer", Buffer, depth, lanes, element_bits,
+                f"{region.name.lower()}_buffer", Buffer, depth, lanes,
+                element_bits(config, region),
                 host_bits=host_bits, write_lanes=write_lanes if parts else lanes)
 
         # The keep list is looked up twice in a cycle, where X is read and where dX is masked: two
         # copies.
-        keep_bits = ceil_log2(config.steps_depth)
+        keep_bits = element_bits(config, Region.KEEP)
         self.keep_x = Ram(config.steps_depth, 1, keep_bits)
         self.keep_mask = Ram(config.steps_depth, 1, keep_bits)
         self.relu_mask = Ram(config.activation_depth, config.lane_count // write_lanes, write_lanes)

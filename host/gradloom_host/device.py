@@ -319,7 +319,7 @@ class Device:
         return max(1, min(tile_rows // edge, 256, exact // edge)) * edge
 
     def _columns_that_fit(self, edge: int, steps: int, depth: int) -> int:
-        """Return how many features of `steps` rows a buffer holds, packed copies included."""
+        """Return how many features of `steps` rows a buffer holds."""
         words = depth // steps
         return max(1, words * self.config.lane_count // edge) * edge
 

@@ -8,12 +8,15 @@ from coverage import Coverage, cross
 from gradloom_golden.config import Config
 from gradloom_golden.program import (
     OFFSET_BITS,
+    SCALES,
     Descriptor,
     Drain,
     Error,
+    Function,
     Opcode,
     Region,
     Schedule,
+    SkipRule,
     memory_shape,
     reserved_masks,
 )
@@ -21,6 +24,7 @@ from gradloom_golden.program_check import MAX_TILES
 
 __all__ = [
     "BUFFERS",
+    "OPCODES",
     "broken_words",
     "buffer_address",
     "buffer_words",
@@ -39,10 +43,18 @@ BUFFERS = (
     Region.SUMS,
     Region.KEEP,
     Region.LABEL,
+    Region.IMAGE,
+    Region.BIAS,
+    Region.SCALE,
+    Region.MASK,
 )
 """What the host can fill and read back besides the program."""
 
-_CHOICE = [Opcode.FORWARD] * 2 + [Opcode.BACKWARD] * 4 + [Opcode.CONFIDENCE, Opcode.ANGLE]
+OPCODES = tuple(opcode for opcode in Opcode if opcode not in (Opcode.LOAD, Opcode.SAVE))
+"""Those that need no memory behind the machine."""
+
+_CHOICE = [Opcode.FORWARD, *[Opcode.BACKWARD] * 3, *OPCODES]
+_EXPONENTS = (-12, 1)
 _MOST_LABELS = 20
 _TILES = [1, 1, 2, 3, 4]
 _USUAL_STEPS = 20
@@ -57,11 +69,17 @@ def buffer_address(region: Region) -> int:
 def buffer_words(config: Config, region: Region) -> int:
     """Return how many 32-bit words the host sees in a buffer."""
     depth, elements, host_bits = memory_shape(config, region)
-    return depth * max(1, elements * host_bits // 32)
+    return depth * elements // min(elements, 32 // host_bits)
 
 
 def random_contents(rng: np.random.Generator, config: Config, region: Region) -> np.ndarray:
-    """Return uint32 words that fill a buffer; labels name few classes, the keep list rows."""
+    """Return uint32 words that fill a buffer.
+
+    Labels name few classes, the keep list rows, and the scale table exponents as trained ones are.
+    """
+    if region == Region.SCALE:
+        exponents = rng.integers(*_EXPONENTS, buffer_words(config, region))
+        return (exponents & 0xFF).astype(np.uint32)
     limit = {Region.LABEL: _MOST_LABELS, Region.KEEP: config.steps_depth}.get(region, 1 << 32)
     return rng.integers(0, limit, buffer_words(config, region)).astype(np.uint32)
 
@@ -90,11 +108,16 @@ def random_descriptor(
         Most steps; by default as many as `config` allows.
     """
     opcode = _CHOICE[rng.integers(len(_CHOICE))] if opcode is None else opcode
-    if opcode == Opcode.ANGLE:
-        return _angle(rng, config)
+    if opcode == Opcode.RESCALE:
+        return Descriptor(opcode=opcode)
+    if opcode == Opcode.THRESHOLD:
+        return Descriptor(opcode=opcode, bound=int(rng.integers(0, 1 << 16)))
+    if opcode in (Opcode.ANGLE, Opcode.UPDATE):
+        return (_angle if opcode == Opcode.ANGLE else _update)(rng, config)
+    makers = {Opcode.CONFIDENCE: _confidence, Opcode.LOSS: _loss, Opcode.VECTOR: _vector}
+    make = makers.get(opcode, _layer)
     while True:
         steps = _steps(rng, min(longest or config.steps_depth, config.steps_depth))
-        make = _confidence if opcode == Opcode.CONFIDENCE else _layer
         if (descriptor := make(rng, config, opcode, steps)) is not None:
             return descriptor
 
@@ -148,15 +171,20 @@ def _layer(rng, config: Config, opcode: Opcode, steps: int) -> Descriptor | None
         "stochastic": _flag(rng),
         "keep_sums": _flag(rng, 0.2),
         "out_shift": int(rng.integers(4, 14)),
+        "measure": _flag(rng),
+        **_scales(rng),
     }
     if forward:
-        return Descriptor(**common, out_base=written_base, relu=_flag(rng), y_unsigned=_flag(rng))
+        bias = _flag(rng) if n_tiles <= config.bias_depth else 0
+        return Descriptor(
+            **common, out_base=written_base, relu=_flag(rng), y_unsigned=_flag(rng), bias=bias,
+            bias_base=_within(rng, config.bias_depth - n_tiles))
     # The keep list can name any row, and the machine packs while it reads.
     reach = x_base + (k_blocks - 1) * x_stride + config.steps_depth
     return Descriptor(
         **common,
         schedule=int(rng.integers(len(Schedule))),
-        drain=_flag(rng, 0.3),
+        drain=int(rng.choice(Drain, p=(0.6, 0.2, 0.2))),
         lanes_log2=lanes_log2,
         gather=_flag(rng) if reach <= written_base else 0,
         mask=_flag(rng),
@@ -186,6 +214,88 @@ def _confidence(rng, config: Config, opcode: Opcode, steps: int) -> Descriptor |
     )
 
 
+def _scales(rng) -> dict[str, int]:
+    """Return the fields that name exponents."""
+    names = ("x_scale", "w_scale", "d_scale", "out_scale", "bias_scale")
+    places = {name: int(rng.integers(0, SCALES)) for name in names}
+    return {"scaled": _flag(rng), "rate": int(rng.integers(-8, 16)), **places}
+
+
+def _loss(rng, config: Config, opcode: Opcode, steps: int) -> Descriptor | None:
+    classes = int(rng.integers(2, 3 * config.lane_count))
+    words = -(-classes // config.lane_count)
+    x_stride, out_stride = (steps + int(extra) for extra in rng.integers(0, 4, 2))
+    spare = config.activation_depth - words * x_stride
+    gradient_spare = config.gradient_depth - words * out_stride
+    if min(spare, gradient_spare) < 0:
+        return None
+    return Descriptor(
+        opcode=opcode,
+        steps=steps,
+        classes=classes,
+        x_base=_within(rng, spare),
+        x_stride=x_stride,
+        out_base=_within(rng, gradient_spare),
+        out_stride=out_stride,
+        function=int(rng.choice(SkipRule)),
+        threshold=int(rng.choice([0, 3, 20000, 65535])),
+        schedule=_flag(rng, 0.2),
+        first=1,
+        stochastic=_flag(rng),
+        **_scales(rng),
+    )
+
+
+def _update(rng, config: Config) -> Descriptor:
+    rows = int(rng.integers(1, 9))
+    spare = config.weight_depth - rows
+    state_base = _within(rng, spare - rows)
+    return Descriptor(
+        opcode=Opcode.UPDATE,
+        rows=rows,
+        w_base=_within(rng, spare),
+        state_base=state_base,
+        packed_base=state_base + rows + _within(rng, spare - rows - state_base),
+        momentum=_flag(rng),
+        gradient_shift=int(rng.integers(0, 20)),
+        rate_shift=int(rng.integers(0, 8)),
+        decay_shift=int(rng.integers(0, 8)),
+        **_scales(rng),
+    )
+
+
+def _vector(rng, config: Config, opcode: Opcode, steps: int) -> Descriptor | None:
+    """Return a residual addition or a bias update, each perhaps one of several chunks."""
+    blocks = int(rng.integers(1, 4))
+    if rng.random() < 0.4:
+        n_tiles = min(int(rng.choice(_TILES)), config.bias_depth)
+        words = -(-n_tiles * config.columns // config.lane_count)
+        spare = config.gradient_depth - words * steps
+        return None if spare < 0 else Descriptor(
+            opcode=opcode, function=Function.BIAS_UPDATE, steps=steps, k_tiles=1, n_tiles=n_tiles,
+            d_base=_within(rng, spare), d_stride=steps, first=_flag(rng), last=_flag(rng, 0.7),
+            bias_base=_within(rng, config.bias_depth - n_tiles), stochastic=_flag(rng),
+            gradient_shift=int(rng.integers(0, 12)), **_scales(rng))
+    gradients = _flag(rng)
+    depth = config.gradient_depth if gradients else config.activation_depth
+    size = blocks * steps
+    spare = depth - 3 * size
+    mask_spare = config.activation_depth - size
+    if min(spare, mask_spare) < 0:
+        return None
+    gaps = sorted(_within(rng, spare) for _ in range(3))
+    first, second, out = (size * place + gap for place, gap in enumerate(gaps))
+    return Descriptor(
+        opcode=opcode, function=Function.ADD, steps=steps, k_tiles=blocks, gradients=gradients,
+        x_base=first, x_stride=steps, d_base=second, d_stride=steps, out_base=out,
+        out_stride=steps, packed_base=_within(rng, mask_spare), w_block=steps,
+        mask=_flag(rng) if gradients else 0, relu=0 if gradients else _flag(rng),
+        x_unsigned=_flag(rng), d_unsigned=_flag(rng), y_unsigned=_flag(rng),
+        stochastic=_flag(rng), measure=_flag(rng), out_shift=int(rng.integers(0, 6)),
+        gradient_shift=int(rng.integers(0, 4)), rate_shift=int(rng.integers(0, 4)),
+        **_scales(rng))
+
+
 def _angle(rng, config: Config) -> Descriptor:
     rows = int(rng.integers(1, 9))
     spare = config.weight_depth - rows
@@ -212,7 +322,7 @@ def broken_words(rng: np.random.Generator, config: Config, error: Error) -> list
         No descriptor is refused with `error`.
     """
     breaks: dict[Error, tuple[Opcode, dict[str, int]]] = {
-        Error.OPCODE: (Opcode.ANGLE, {"opcode": int(rng.choice([0, 5, 15]))}),
+        Error.OPCODE: (Opcode.ANGLE, {"opcode": int(rng.choice([0, 12, 15]))}),
         Error.RESERVED: (Opcode.FORWARD, {}),
         Error.LANES: (Opcode.FORWARD, {"lanes_log2": int(rng.integers(1, 4))}),
         Error.STEPS: (Opcode.BACKWARD, {"steps": int(rng.choice([0, config.steps_depth + 1]))}),
@@ -227,6 +337,9 @@ def broken_words(rng: np.random.Generator, config: Config, error: Error) -> list
             Opcode.CONFIDENCE,
             {"classes": int(rng.choice([0, 1, MAX_TILES * config.columns + 1]))},
         ),
+        Error.GEOMETRY: (Opcode.FORWARD, {"conv": 1, "t_x": 0}),
+        Error.BIAS_RANGE: (Opcode.FORWARD, {"bias": 1, "bias_base": config.bias_depth}),
+        Error.FUNCTION: (Opcode.VECTOR, {"function": int(rng.integers(max(Function) + 1, 16))}),
     }
     if error not in breaks:
         raise ValueError(f"No descriptor is refused with {error.name}; choose another error")
@@ -250,7 +363,7 @@ def program_coverage(config: Config) -> Coverage:
     drains = [drain.name for drain in Drain]
     return Coverage(
         {
-            "opcode": [opcode.name for opcode in Opcode],
+            "opcode": [opcode.name for opcode in OPCODES],
             "schedule x lanes": cross(schedules, lanes),
             "schedule x drain": cross(with_os, drains),
             "schedule x tiles": cross(schedules, ("one", "many")),
@@ -261,7 +374,10 @@ def program_coverage(config: Config) -> Coverage:
             "steps": ("one", "few", "hides a load", "most"),
             "confidence blocks": ("one", "many"),
             "angle first x last": cross((0, 1), (0, 1)),
-            "after": cross([o.name for o in Opcode], [o.name for o in Opcode]),
+            "after": cross([o.name for o in OPCODES], [o.name for o in OPCODES]),
+            "function": (Function.ADD.name, Function.BIAS_UPDATE.name),
+            "skip rule": [rule.name for rule in SkipRule],
+            "scaled": (0, 1),
         }
     )
 
@@ -275,11 +391,16 @@ def cover_program(coverage: Coverage, config: Config, program: Iterable[Descript
         if before is not None:
             coverage.hit("after", before, opcode)
         before = opcode
-        if d.opcode == Opcode.ANGLE:
+        coverage.hit("scaled", d.scaled)
+        if d.opcode == Opcode.VECTOR:
+            coverage.hit("function", Function(d.function).name)
+        elif d.opcode == Opcode.LOSS:
+            coverage.hit("skip rule", SkipRule(d.function).name)
+        elif d.opcode == Opcode.ANGLE:
             coverage.hit("angle first x last", d.first, d.last)
         elif d.opcode == Opcode.CONFIDENCE:
             coverage.hit("confidence blocks", "one" if d.classes <= config.lane_count else "many")
-        else:
+        elif d.opcode in (Opcode.FORWARD, Opcode.BACKWARD):
             _cover_layer(coverage, config, d)
 
 

@@ -49,7 +49,7 @@ def stand_in(monkeypatch):
         def close(self):
             pass
 
-    monkeypatch.setattr(device, "_machine", lambda config, backend: StandIn(config))
+    monkeypatch.setattr(device, "_machine", lambda config, *_: StandIn(config))
     return StandIn
 
 
@@ -124,11 +124,12 @@ def test_a_check_that_fails_names_where_and_ends_with_one(
     once = []
 
     def broken(self, descriptor):
-        execute(self, descriptor)
+        cycles = execute(self, descriptor)
         # Measuring precision stores its gradients; only what updates is compared after.
         if descriptor.opcode == opcode and descriptor.drain == Drain.UPDATE and not once:
             self.memory[region][word, 0] ^= 1
             once.append(descriptor)
+        return cycles
 
     monkeypatch.setattr(stand_in, "_execute", broken)
     code, message = failure_of(
@@ -170,7 +171,7 @@ def test_ctrl_c_while_a_file_is_written_leaves_whole_files(monkeypatch, tmp_path
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(export, "machine_verilog", lambda config: "module gradloom; endmodule\n")
+    monkeypatch.setattr(export, "shell_verilog", lambda config: "module gradloom_axi; endmodule\n")
     monkeypatch.setattr("os.replace", interrupted)
     code, message = failure_of(["verilog", "tiny", "-o", tmp_path], capsys)
     assert (code, message) == (130, "gradloom: interrupted")
@@ -181,14 +182,15 @@ def test_ctrl_c_while_a_file_is_written_leaves_whole_files(monkeypatch, tmp_path
 
 
 def test_verilog_writes_the_changed_machine(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(export, "machine_verilog", Config.to_json)
+    monkeypatch.setattr(export, "shell_verilog", Config.to_json)
     code, out, err = end_of(
         ["verilog", "tiny", "--set", "rows=8", "--set", "lanes=false", "-o", tmp_path], capsys)
     assert (code, err) == (0, "")
     changed = TINY.with_changes(rows=8, lanes=False)
     assert out.split() == [
-        str(tmp_path / name) for name in ("gradloom.v", "config.json", "interface.json")]
-    assert (tmp_path / "gradloom.v").read_text() == changed.to_json()
+        str(tmp_path / name)
+        for name in ("gradloom_axi.v", "gradloom.h", "config.json", "interface.json")]
+    assert (tmp_path / "gradloom_axi.v").read_text() == changed.to_json()
     assert json.loads((tmp_path / "config.json").read_text()) == asdict(changed)
 
 
@@ -218,8 +220,8 @@ def test_area_passes_its_options_on(tmp_path, monkeypatch):
     (["verilog", "tiny", "-o", "x", "--set", "row=4"], "'row' is not a configuration field; "),
     (["train", "letters"], "invalid choice: 'letters'"),
     (["train", "digits", "--backend", "fpga"], "invalid choice: 'fpga'"),
-    (["train", "digits", "--epochs", "many"], "invalid int value: 'many'"),
-    ([*GOLDEN, "--epochs", "0"], "epochs must be at least 1, not 0"),
+    (["train", "digits", "--epochs", "many"], "'many' is not a whole number from 1"),
+    ([*GOLDEN, "--epochs", "0"], "'0' is not a whole number from 1"),
     (["train", "digits", "--hidden", "9,x"], "'9,x' is not whole numbers with commas between"),
     (["train", "digits", "--hidden", "9,0"], "a layer has at least 1 feature, not 0"),
     (["train", "digits", "--skip", "some"], "'some' is not between 0.5 and 1, nor off"),
@@ -241,7 +243,7 @@ def test_bad_usage_is_one_line_and_ends_with_two(arguments, words, capsys, tmp_p
 
 @pytest.mark.parametrize("text", ["true", "on", "1", "True"])
 def test_switches_are_read(text, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(export, "machine_verilog", Config.to_json)
+    monkeypatch.setattr(export, "shell_verilog", Config.to_json)
     for value, wanted in ((text, True), ("off", False)):
         main(["verilog", "tiny", "--set", f"overlap={value}", "-o", str(tmp_path)])
         assert json.loads((tmp_path / "config.json").read_text())["overlap"] is wanted
@@ -269,7 +271,7 @@ def test_missing_extras_are_named(arguments, module, extra, capsys, tmp_path, mo
 
 
 def test_a_compiler_that_fails_ends_with_one(monkeypatch, capsys):
-    def fails(config, backend):
+    def fails(*_):
         raise RuntimeError("g++ rejects\nthe machine")
 
     monkeypatch.setattr(device, "_machine", fails)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from gradloom.collector import Collector
-from gradloom_golden import lfsr
+from gradloom.collector import BIAS_BITS, Collector
+from gradloom_golden import geometry, lfsr
 from gradloom_golden.config import preset
 from gradloom_golden.fixed import HALF, integer_range, round_shift, saturate
 from gradloom_golden.program import Descriptor, Opcode
@@ -31,7 +31,9 @@ class Bench:
         self.sums = rng.integers(0, 1 << config.accumulator_bits, (config.steps_depth, lanes))
         self.keep = rng.permutation(config.steps_depth)
         self.mask = rng.integers(0, 1 << lanes, config.activation_depth)
-        self.sum_reads = 0
+        low, high = integer_range(BIAS_BITS)
+        self.bias = rng.integers(low, high, (config.bias_depth, config.columns), endpoint=True)
+        self.sum_reads = self.bias_reads = 0
         self.written = {}                                  # cycle: address, part and the elements
         self.expected = {}
 
@@ -40,6 +42,7 @@ class Bench:
         dut = self.dut
         simulate(dut, self._testbench(layers, pattern), processes=[
             memory(self.sums, dut.sums_read_address, dut.sums_read_data, dut.sums_read_en),
+            memory(self.bias, dut.bias_read_address, dut.bias_read_data, dut.bias_read_en),
             memory(self.keep, dut.keep_address, dut.keep_index),
             memory(self.mask, dut.mask_read_address, dut.mask_read_data, dut.mask_read_en),
         ])
@@ -61,7 +64,9 @@ class Bench:
                 put(ctx, dut.start, 1)
                 await self._step(ctx, None, None)
                 put(ctx, dut.start, 0)
-                results = iter(self._results(d, parts, random))
+                drop = int(self.rng.integers(1 << len(dut.bias_drop)))
+                put(ctx, dut.bias_drop, drop)
+                results = iter(self._results(d, parts, random, drop))
                 outer, inner, steps, _ = parts.shape
                 arriving = None
                 rows = [(o, i, t) for o in range(outer) for i in range(inner)
@@ -89,6 +94,7 @@ class Bench:
             noise = self.rng.integers(low, high, lanes)
             put(ctx, port, sums if sums is not None and forward == wanted else noise)
         self.sum_reads += ctx.get(dut.sums_read_en)
+        self.bias_reads += ctx.get(dut.bias_read_en)
         if ctx.get(dut.sums_write_en):
             self.sums[ctx.get(dut.sums_write_address)] = read(ctx, dut.sums_write_data)
         if ctx.get(dut.out_en):
@@ -99,32 +105,54 @@ class Bench:
         await ctx.tick()
         self.cycle += 1
 
-    def _results(self, d, parts, random):
+    def _results(self, d, parts, random, drop):
         """Return address, part and the finished row of every write, in order."""
         config = self.config
-        outer, inner, steps, width = parts.shape
+        _, inner, steps, width = parts.shape
         results = []
-        for block in range(outer):
+        for block, tile in enumerate(list(geometry.tiles(d))[::inner]):
             total = np.zeros((steps, width), np.int64)
-            for tile in range(inner):
-                total = saturate(total + parts[block, tile], config.accumulator_bits)
+            if d.bias and d.opcode == Opcode.FORWARD:
+                bias = (self.bias[d.bias_base + block] << BIAS_BITS - 1) >> drop
+                total += saturate(bias, config.accumulator_bits)
+            for part in parts[block]:
+                total = saturate(total + part, config.accumulator_bits)
+            places = self._places(d, tile, width)
             for step in range(steps):
                 draw = HALF
                 if d.stochastic and not d.keep_sums:
                     draw = lfsr.low_half(random.draw(1)[0])[:width]
                 row = total[step]
                 if d.mask and d.opcode == Opcode.BACKWARD:
-                    row = np.where(self._allowed(d, block, step), row, 0)
-                share = config.lane_count // width
-                address = d.out_base + block // share * steps + step
-                results.append((address, block % share, round_shift(row, d.out_shift, draw)))
+                    row = np.where(self._allowed(d, tile)[step], row, 0)
+                results.append((*places[step], round_shift(row, d.out_shift, draw)))
         return [] if d.keep_sums else results
 
-    def _allowed(self, d, block, step):
-        share = self.config.lane_count // self.config.rows
-        index = self.keep[step] if d.gather else step
-        word = self.mask[d.x_base + block // share * d.x_stride + index]
-        return word >> block % share * self.config.rows + np.arange(self.config.rows) & 1
+    def _places(self, d, tile, width):
+        """Return where the finished row of each step goes: address and part."""
+        share = self.config.lane_count // width
+        block, rows = tile.n, np.arange(d.steps)
+        if d.opcode == Opcode.BACKWARD:
+            block = tile.block
+            rows, _ = geometry.x_rows(d, tile, geometry.steps_of(d).image)
+        stride = d.out_stride if d.conv else d.steps
+        addresses = (d.out_base + block // share * stride + rows) % (1 << self.dut.address_bits)
+        return [(address, block % share) for address in addresses.tolist()]
+
+    def _allowed(self, d, tile):
+        """Return, for each step, where the X that was read has passed its ReLU."""
+        config = self.config
+        share = config.lane_count // config.rows
+        image = geometry.steps_of(d).image
+        if d.gather:
+            image = self.keep[(d.first_sample + image) % config.steps_depth]
+        rows, _ = geometry.x_rows(d, tile, image)
+        if d.gather and not d.conv:
+            rows = self.keep[:d.steps]
+        words = self.mask[
+            (d.x_base + tile.block // share * d.x_stride + rows) % config.activation_depth]
+        lanes = tile.block % share * config.rows + np.arange(config.rows)
+        return words[:, None] >> lanes & 1
 
     def check(self, layers):
         """Compare all that was written, and when, with what should have been."""
@@ -160,10 +188,35 @@ def layer(config, rng, *, forward, steps, outer, inner, **fields):
                       x_stride=steps + 3, x_base=9, **fields), parts
 
 
+def walked(config, rng, kind, **fields):
+    """Return a descriptor that walks over pixels and taps, and random sums for it.
+
+    Any offsets and steps do: addresses wrap at the end of a buffer, and nothing here reads one.
+    """
+    images, t_y, t_x, taps_y, taps_x, k_tiles, n_tiles = rng.integers(1, 3, 7).tolist()
+    taps = taps_y * taps_x
+    forward = kind == "forward"
+    outer = {"forward": n_tiles, "X moves": k_tiles * taps, "D moves": k_tiles}[kind]
+    d, parts = layer(config, rng, forward=forward, steps=images * t_y * t_x, outer=outer,
+                     inner=k_tiles * taps * n_tiles // outer)
+    values = {name: getattr(d, name) for name in d.__slots__} | {
+        "conv": 1, "d_moves": kind == "D moves", "k_tiles": k_tiles, "n_tiles": n_tiles,
+        "t_y": t_y, "t_x": t_x, "taps_y": taps_y, "taps_x": taps_x,
+        "x_pixel": int(rng.integers(4)), "x_row": int(rng.integers(20)),
+        "x_image": int(rng.integers(60)), "x_offset": int(rng.integers(-20, 20)),
+        "tap_row": int(rng.integers(-9, 9)), "tap_pixel": int(rng.integers(-3, 3)),
+        "out_base": int(rng.integers(100)), "out_stride": int(rng.integers(60)),
+        "first_sample": int(rng.integers(config.steps_depth)),
+        "out_shift": config.sum_bits - 9, "y_limit": 1, "x_limit": 1,
+    }
+    return Descriptor(**values | fields), parts
+
+
 CONFIGS = {
     "tiny": TINY, "wide": TINY.with_changes(columns=8), "tall": TINY.with_changes(rows=8),
     "flat": TINY.with_changes(columns=16), "gradients": TINY.with_changes(gradient_bits=16),
     "operands": TINY.with_changes(operand_bits=4, lanes=False),
+    "narrow": TINY.with_changes(accumulator_bits=24),
 }
 
 
@@ -181,12 +234,37 @@ def test_equals_the_golden_model(name, pattern, rng):
         layer(config, rng, forward=False, steps=4, outer=3, inner=3, out_shift=0, mask=1, gather=1),
         layer(config, rng, forward=False, steps=4, outer=2, inner=1, out_shift=3),
         layer(config, rng, forward=True, steps=2, outer=2, inner=2, out_base=7, mask=1, relu=1),
+        layer(config, rng, forward=True, steps=3, outer=4, inner=2, out_base=7, bias=1, bias_base=3,
+              out_shift=shift),
+        # A backward pass has no bias.
+        layer(config, rng, forward=False, steps=3, outer=2, inner=2, out_base=7, bias=1,
+              out_shift=shift),
+        layer(config, rng, forward=True, steps=3, outer=3, inner=1, out_base=7, bias=1,
+              out_shift=shift + 2),
     ]
     bench = Bench(config, rng)
     bench.run(layers, pattern)
     bench.check(layers)
     tiles_after_the_first = sum(parts[:, 1:, :, 0].size for _, parts in layers)
     assert bench.sum_reads == tiles_after_the_first
+    assert bench.bias_reads == 3 * (4 + 3)
+
+
+@pytest.mark.parametrize("name", ["tiny", "wide", "tall"])
+def test_rows_of_convolutions_go_where_the_golden_model_puts_them(name, rng):
+    config = CONFIGS[name]
+    layers = [
+        walked(config, rng, "forward", bias=1, bias_base=5),
+        walked(config, rng, "D moves", mask=1, stochastic=1),
+        walked(config, rng, "X moves", mask=1, gather=1),
+        walked(config, rng, "forward", relu=1),
+        walked(config, rng, "D moves", mask=1, gather=1),
+        walked(config, rng, "X moves"),
+        walked(config, rng, "D moves", keep_sums=1),
+    ]
+    bench = Bench(config, rng)
+    bench.run(layers, "1110")
+    bench.check(layers)
 
 
 @pytest.mark.parametrize("forward", [True, False])

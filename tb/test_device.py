@@ -331,7 +331,7 @@ def test_closing_frees_only_what_can_be_freed(golden, monkeypatch):
         def close(self):
             closed.append(self)
 
-    monkeypatch.setattr(device_module, "_machine", lambda config, backend: Closable())
+    monkeypatch.setattr(device_module, "_machine", lambda *_: Closable())
     Device(TINY, "rtl", check=True).close()
     golden.close()
     assert len(closed) == 1

@@ -11,7 +11,7 @@ from gradloom_golden.config import PRESETS, Config, ceil_log2, preset
 EDGE = preset("edge")
 POWERS = [("rows", 4, 256), ("columns", 4, 256), ("activation_depth", 16, 65536),
           ("gradient_depth", 16, 65536), ("weight_depth", 16, 65536), ("steps_depth", 16, 1024),
-          ("descriptor_depth", 2, 1024)]
+          ("descriptor_depth", 2, 1024), ("image_depth", 16, 65536), ("bias_depth", 2, 256)]
 
 
 def expect(message, kind: type[Exception] = ValueError, /, **changes):
@@ -31,6 +31,9 @@ def test_sizes_are_powers_of_two_in_range(name, low, high):
     ("gradient_bits", (8, 16), "8, 16", (4, 12, 32)),
     ("accumulator_bits", range(24, 33), "24, 25, 26, 27, 28, 29, 30, 31, 32", (23, 33)),
     ("master_bits", range(12, 17), "12, 13, 14, 15, 16", (11, 17)),
+    ("banks", (1, 2, 4), "1, 2, 4", (0, 3, 8)),
+    ("axi_data_bits", (64, 128, 256), "64, 128, 256", (32, 100, 512)),
+    ("axi_address_bits", (32, 40, 64), ", ".join(map(str, range(32, 65))), (31, 65)),
 ])
 def test_widths_are_chosen_from_a_list(name, taken, listed, refused):
     for value in taken:
@@ -78,7 +81,8 @@ def test_every_field_survives_json():
     changed = Config(
         rows=4, columns=16, operand_bits=4, gradient_bits=16, accumulator_bits=31, master_bits=13,
         lanes=False, overlap=False, activation_depth=64, gradient_depth=32, weight_depth=128,
-        steps_depth=64, descriptor_depth=8)
+        steps_depth=64, descriptor_depth=8, banks=4, image_depth=64, bias_depth=16,
+        axi_data_bits=64, axi_address_bits=33)
     for field in fields(Config):
         assert getattr(changed, field.name) != getattr(EDGE, field.name)
     assert Config.from_json(changed.to_json()) == changed

@@ -121,6 +121,7 @@ def play(config, d):
             first, last = position == 0, position == inner - 1
             total["weight_reads"] += config.rows
             for slot in slots_of_tile(d):
+                total["slots"] += 1
                 for name, involved in slot:
                     if name in {"y", "dx"}:
                         total["forward_slots" if name == "y" else "ws_slots"] += 1
@@ -139,9 +140,8 @@ def play(config, d):
                         total["packed_writes"] += q > 1 and first and inner > 1
             if drains:
                 total["state_writes"] += config.rows
-                if d.drain == Drain.UPDATE:
-                    total["state_reads"] += config.rows
-                    total["weight_writes"] += config.rows
+                total["state_reads"] += config.rows * (d.drain != Drain.STORE)
+                total["weight_writes"] += config.rows * (d.drain == Drain.UPDATE)
     total["cycles"] = simulate(config, d)
     total["forward_cycles" if forward else "backward_cycles"] = total["cycles"]
     return total

@@ -52,7 +52,10 @@ PROGRAMS = 200
 MOST_PROGRAMS = 1000
 LIMIT = 1_000_000
 REGISTERS = (Register.STATUS, Register.KEPT, Register.BITS)
-REFUSED = [e for e in Error if e not in (Error.NONE, Error.PROGRAM_LENGTH)]
+REFUSED = [e for e in Error if Error.PROGRAM_LENGTH < e <= Error.FUNCTION
+           and e != Error.IMAGE_RANGE]
+"""Those that descriptors without memory meet."""
+
 
 
 @cache

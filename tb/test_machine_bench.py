@@ -11,9 +11,14 @@ TINY = PRESETS["tiny"]
 PROGRAMS = 36
 
 
+# cocotb makes every signal visible; then a sign bit that repeats a lower bit of its own signal
+# counts as a loop.
+LINT_OFF = "/* verilator lint_off UNOPTFLAT */\n"
+
+
 @cache
 def verilog() -> str:
-    return machine_verilog(TINY)
+    return LINT_OFF + machine_verilog(TINY)
 
 
 def test_random_programs(sim, tmp_path):

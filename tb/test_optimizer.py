@@ -1,12 +1,13 @@
 """Drained gradients move weights and state as `gradloom_golden.optimizer` does."""
 
+import numpy as np
 import pytest
 
 from gradloom.optimizer import Optimizer
-from gradloom_golden import lfsr
+from gradloom_golden import geometry, lfsr
 from gradloom_golden import optimizer as golden
 from gradloom_golden.config import preset
-from gradloom_golden.fixed import integer_range, sign_extend
+from gradloom_golden.fixed import integer_range, saturate, sign_extend
 from gradloom_golden.program import Descriptor, Drain, Opcode
 from simulate import memory, put, read, simulate, stalled
 
@@ -24,6 +25,12 @@ RULES = [
     {"gradient_shift": 7, "momentum": 1, "decay_shift": 0, "rate_shift": 31, "x_shift": 4},
     {"gradient_shift": 5, "x_shift": 6},
     {"drain": Drain.STORE, "x_shift": 2}, {"drain": Drain.STORE, "gradient_shift": 9},
+    {"drain": Drain.ACCUMULATE, "x_shift": 2}, {"drain": Drain.ACCUMULATE, "gradient_shift": 9},
+]
+GROUPS = [
+    {"k_group": 1, "n_group": 1}, {"k_group": 3, "n_group": 2, "k_first": 2, "n_first": -3},
+    {"k_group": 2, "n_group": 5, "n_first": 3}, {"k_group": 9, "n_group": 3, "n_first": -1},
+    {"k_group": 2, "n_group": 3, "n_first": -2047}, {"k_group": 1, "n_group": 2, "n_first": 2047},
 ]
 
 
@@ -34,6 +41,24 @@ def drawn(rng, bits, shape):
     values[0] = low
     values[1] = high
     return values
+
+
+def offsets(config, d):
+    """Return where the drained rows lie from the first, in their order."""
+    return [geometry.weight_tile(d, tile) * config.rows + row
+            for tile in geometry.tiles(d) for row in range(config.rows)]
+
+
+def allowed(config, d):
+    """Return, for each drained row, which columns belong to its group: element by element."""
+    masks = []
+    for tile in geometry.tiles(d):
+        for row in range(config.rows):
+            group = (d.k_first + row) // d.k_group if d.k_group else 0
+            outputs = range(d.n_first + group * d.n_group, d.n_first + (group + 1) * d.n_group)
+            masks.append([not d.k_group or tile.n * config.columns + column in outputs
+                          for column in range(config.columns)])
+    return np.array(masks)
 
 
 class Bench:
@@ -48,7 +73,7 @@ class Bench:
         self.state &= (1 << config.residue_bits) - 1
         self.state |= velocity << config.residue_bits
         self.weights = drawn(rng, config.operand_bits, shape)
-        self.reads = []
+        self.reads, self.weight_reads = [], []
         self.log, self.expected = [], []
         self.random = lfsr.Lfsr(lfsr.Bank.UPDATE, config.columns, SEED)
 
@@ -58,7 +83,9 @@ class Bench:
         # The golden updates see the state before any of this.
         self.before = self.state.copy()
         simulate(dut, self._testbench(layers, pattern), processes=[
-            memory(self.before, dut.state_read_address, dut.state_read_data, dut.state_read_en)])
+            memory(self.before, dut.state_read_address, dut.state_read_data, dut.state_read_en),
+            memory(self.weights, dut.weight_read_address, dut.weight_read_data,
+                   dut.weight_read_en)])
 
     def _testbench(self, layers, pattern):
         dut = self.dut
@@ -75,13 +102,21 @@ class Bench:
                 put(ctx, dut.start, 1)
                 await self._step(ctx, None, d)
                 put(ctx, dut.start, 0)
+                if d.opcode == Opcode.UPDATE:
+                    await self._update(ctx, d)
+                    continue
                 arriving = None
-                for row in stalled(range(len(gradients)), pattern):
-                    put(ctx, dut.coming, row is not None)
-                    if row is not None:
-                        self._expect(d, row, gradients[row])
+                places = offsets(self.config, d)
+                masks = allowed(self.config, d)
+                for index in stalled(range(len(gradients)), pattern):
+                    put(ctx, dut.coming, index is not None)
+                    leaving = None
+                    if index is not None:
+                        leaving = places[index], gradients[index]
+                        self._expect(d, self.cycle, places[index],
+                                     np.where(masks[index], gradients[index], 0) << d.x_shift)
                     await self._step(ctx, arriving, d)
-                    arriving = None if row is None else (row, gradients[row])
+                    arriving = leaving
                 put(ctx, dut.coming, 0)
                 await self._step(ctx, arriving, d)
                 await self._step(ctx, None, d)
@@ -89,16 +124,29 @@ class Bench:
 
         return testbench
 
+    async def _update(self, ctx, d):
+        """Run an UPDATE from the cycle after its start; a row takes two cycles."""
+        began = self.cycle
+        for row in range(d.rows):
+            gradient = self.before[(d.packed_base + row) % self.config.weight_depth]
+            self._expect(d, began + 1 + 2 * row, row,
+                         sign_extend(gradient, self.config.state_bits))
+        while ctx.get(self.dut.busy):
+            await self._step(ctx, None, d)
+        assert self.cycle - began == 2 * d.rows + Optimizer.LATENCY
+
     async def _step(self, ctx, arriving, d):
         dut = self.dut
         if arriving is not None:
             row, gradient = arriving
             put(ctx, dut.drained, gradient)
-            put(ctx, dut.old_weights, self.weights[d.w_base + row])
+            put(ctx, dut.old_weights, self.weights[(d.w_base + row) % self.config.weight_depth])
         else:
             put(ctx, dut.drained, [-1] * self.config.columns)
         if ctx.get(dut.state_read_en):
             self.reads.append(ctx.get(dut.state_read_address))
+        if ctx.get(dut.weight_read_en):
+            self.weight_reads.append(ctx.get(dut.weight_read_address))
         if ctx.get(dut.state_write_en):
             self.log.append((self.cycle, "state", ctx.get(dut.state_write_address),
                              read(ctx, dut.state_write_data)))
@@ -108,29 +156,38 @@ class Bench:
         await ctx.tick()
         self.cycle += 1
 
-    def _expect(self, d, row, gradient):
+    def _expect(self, d, came, row, gradient):
+        """Note what a gradient that came in cycle `came` for a row must write, and when."""
         config = self.config
-        when = self.cycle + Optimizer.LATENCY
-        scaled = gradient << d.x_shift
-        if d.drain == Drain.STORE:
-            stored = scaled & (1 << config.state_bits) - 1
-            self.expected.append((when, "state", d.state_base + row, stored.tolist()))
+        when = came + Optimizer.LATENCY
+        place = (d.state_base + row) % config.weight_depth
+        weights_at = (d.w_base + row) % config.weight_depth
+        state = self.before[place]
+        if d.opcode == Opcode.BACKWARD and d.drain != Drain.UPDATE:
+            kept = sign_extend(state, config.state_bits) if d.drain == Drain.ACCUMULATE else 0
+            stored = saturate(kept + gradient, config.state_bits) & (1 << config.state_bits) - 1
+            self.expected.append((when, "state", place, stored.tolist()))
             return
         draw = self.random.draw(1)[0]
-        state = self.before[d.state_base + row]
         velocity = sign_extend(state >> config.residue_bits, golden.VELOCITY_BITS)
         residue = state & (1 << config.residue_bits) - 1
         rule = golden.Rule(gradient_shift=d.gradient_shift, momentum=bool(d.momentum),
                            decay_shift=d.decay_shift, rate_shift=d.rate_shift)
         master, velocity = golden.update(
-            golden.join(self.weights[d.w_base + row], residue, config.residue_bits), velocity,
-            scaled, rule, master_bits=config.master_bits,
+            golden.join(self.weights[weights_at], residue, config.residue_bits), velocity,
+            gradient, rule, master_bits=config.master_bits,
             random_gradient=lfsr.low_half(draw), random_step=lfsr.high_half(draw))
         weight, residue = golden.split(master, config.residue_bits)
         new = residue | (velocity & 0xFFFF) << config.residue_bits
-        self.expected.append((when, "state", d.state_base + row, new.tolist()))
+        self.expected.append((when, "state", place, new.tolist()))
         self.expected.append(
-            (when, "weight", d.w_base + row, (weight & (1 << config.operand_bits) - 1).tolist()))
+            (when, "weight", weights_at, (weight & (1 << config.operand_bits) - 1).tolist()))
+
+
+def drains(config, rng, d):
+    """Return a descriptor and the gradients that leave the array for it."""
+    rows = len(offsets(config, d))
+    return d, drawn(rng, config.wgrad_bits - d.x_shift, (rows, config.columns))
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -138,11 +195,54 @@ class Bench:
 def test_equals_the_golden_model(config, pattern, rng):
     layers = []
     for index, rule in enumerate(RULES):
-        bits = config.wgrad_bits - rule.get("x_shift", 0)
-        d = Descriptor(opcode=Opcode.BACKWARD, w_base=8 * index, state_base=4 * index + 20, **rule)
-        layers.append((d, drawn(rng, bits, (8, config.columns))))
+        d = Descriptor(opcode=Opcode.BACKWARD, w_base=8 * index, state_base=4 * index + 20,
+                       k_tiles=1, n_tiles=2, **rule)
+        layers.append(drains(config, rng, d))
     bench = Bench(config, rng)
     bench.run(layers, pattern)
     assert bench.log == bench.expected
-    assert bench.reads == [d.state_base + row for d, _ in layers if d.drain == Drain.UPDATE
+    assert bench.reads == [d.state_base + row for d, _ in layers if d.drain != Drain.STORE
                            for row in range(8)]
+    assert not bench.weight_reads
+
+
+@pytest.mark.parametrize("config", [TINY, TINY.with_changes(rows=8)])
+@pytest.mark.parametrize("drain", Drain)
+def test_rows_of_a_kernel_lie_where_its_tiles_do(config, drain, rng):
+    layers = [drains(config, rng, Descriptor(
+        opcode=Opcode.BACKWARD, drain=drain, conv=1, k_tiles=2, n_tiles=2, taps_y=2, taps_x=taps_x,
+        w_block=13, w_row=w_row, w_pixel=3, w_base=16, state_base=64, gradient_shift=5))
+        for taps_x, w_row in ((1, 5), (2, 7))]
+    bench = Bench(config, rng)
+    bench.run(layers, "1101")
+    assert bench.log == bench.expected
+
+
+@pytest.mark.parametrize("config", [TINY.with_changes(columns=8), TINY.with_changes(rows=8)])
+@pytest.mark.parametrize("drain", Drain)
+def test_only_weights_inside_a_group_get_a_gradient(config, drain, rng):
+    layers = [drains(config, rng, Descriptor(
+        opcode=Opcode.BACKWARD, drain=drain, k_tiles=1, n_tiles=3, gradient_shift=3, **group))
+        for group in GROUPS]
+    bench = Bench(config, rng)
+    bench.run(layers, "1101")
+    assert bench.log == bench.expected
+    masks = np.concatenate([allowed(config, d) for d, _ in layers])
+    assert 0.02 < masks.mean() < 0.5
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_an_update_takes_stored_gradients(config, rng):
+    # Groups and drains are those of a backward pass: they must not matter.
+    shared = {"k_group": 1, "n_group": 1, "drain": Drain.ACCUMULATE}
+    updates = [Descriptor(opcode=Opcode.UPDATE, rows=rows, w_base=9 * rows, state_base=5 * rows + 1,
+                          packed_base=60 + rows, gradient_shift=4, **rule, **shared)
+               for rows, rule in ((1, {}), (2, {"momentum": 1, "decay_shift": 2, "rate_shift": 1}),
+                                  (7, {}))]
+    drained = drains(config, rng, Descriptor(
+        opcode=Opcode.BACKWARD, k_tiles=1, n_tiles=2, gradient_shift=4, state_base=40, w_base=24))
+    layers = [(updates[0], None), drained, (updates[1], None), (updates[2], None), drained]
+    bench = Bench(config, rng)
+    bench.run(layers, "1101")
+    assert bench.log == sorted(bench.expected, key=lambda write: write[0])
+    assert bench.weight_reads == [d.w_base + row for d in updates for row in range(d.rows)]

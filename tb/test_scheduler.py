@@ -1,14 +1,17 @@
-"""The scheduler's slots, addresses and cycles are those of `gradloom_golden.cycles`."""
+"""The scheduler's slots, addresses and cycles are those of the golden model."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from gradloom.scheduler import Scheduler
+from gradloom_golden import geometry
 from gradloom_golden.config import preset
 from gradloom_golden.cycles import counts, descriptor_cycles, tile_slots
 from gradloom_golden.program import Descriptor, Opcode, Schedule
 from simulate import memory, put, read, simulate
-from slots import tile
+from slots import tile as slots_of
 
 TINY = preset("tiny")
 CONFIGS = {
@@ -19,7 +22,8 @@ CONFIGS = {
 FLAGS = ("ready", "shift", "wave", "x_read", "x_address", "packed_read", "d_read", "d_address",
          "x_wave", "packed_wave", "x_part", "d_wave", "d_part", "pack_wave", "pack_step",
          "packed_write", "packed_address", "packed_part", "counts_wave",
-         "ends_wave", "load", "result", "drain", "product")
+         "ends_wave", "load", "result", "drain", "product", "element", "x_zero", "x_packed",
+         "x_block_ends")
 COUNTED = {"weight_reads": "load", "os_products": "product", "x_reads": "x_read",
            "packed_reads": "packed_read", "d_reads": "d_read", "packed_writes": "packed_write"}
 
@@ -40,6 +44,70 @@ def drawn(config, rng, **fixed):
     return Descriptor(**fields)
 
 
+PATCH = {"patch": 1, "schedule": Schedule.WEIGHT_GRADIENT, "conv": 1}
+
+
+def walked(config, rng, **fixed):
+    """Return a descriptor whose rows walk over pixels and taps, some of them outside their image.
+
+    Any offsets and steps do: addresses wrap at the end of a buffer, and nothing here reads one.
+    """
+    t_x, t_y = rng.integers(1, 5, 2).tolist()
+    images = int(rng.integers(1, 4))
+    kind = rng.integers(3)
+    geometry_fields = {
+        "conv": 1, "steps": images * t_x * t_y - int(rng.integers(0, t_x)), "t_x": t_x, "t_y": t_y,
+        "taps_y": int(rng.integers(1, 4)), "taps_x": int(rng.integers(1, 4)),
+        "k_tiles": int(rng.integers(1, 3)), "n_tiles": int(rng.integers(1, 3)),
+        "x_pixel": int(rng.integers(4)), "x_row": int(rng.integers(20)),
+        "x_image": int(rng.integers(60)), "x_offset": int(rng.integers(-20, 20)),
+        "d_stride": int(rng.integers(30)), "d_row": int(rng.integers(20)),
+        "d_image": int(rng.integers(60)), "d_offset": int(rng.integers(-20, 20)),
+        "tap_row": int(rng.integers(-9, 9)), "tap_pixel": int(rng.integers(-3, 3)),
+        "y_first": int(rng.integers(-2, 3)), "x_first": int(rng.integers(-2, 3)),
+        "y_limit": int(rng.integers(1, 9)), "x_limit": int(rng.integers(1, 9)),
+        "y_step": int(rng.integers(1, 3)), "x_step": int(rng.integers(1, 3)),
+        "tap_dy": int(rng.integers(-1, 2)), "tap_dx": int(rng.integers(-1, 2)),
+        "first_sample": int(rng.integers(9)),
+    }
+    if kind == 1:
+        geometry_fields |= {"opcode": Opcode.BACKWARD, "d_moves": 1}
+    elif kind == 2:
+        geometry_fields |= PATCH | {"x_stride": config.rows}
+    d = drawn(config, rng, **geometry_fields | fixed)
+    return d if d.opcode == Opcode.BACKWARD else replace(d, gather=0)
+
+
+class WestMemory:
+    """What stands at the outputs of the memories of X, and where it lies."""
+
+    def __init__(self, d):
+        self.d = d
+        self._word = None
+        self._block = 0
+        self._is_packed = False
+
+    def shown(self, row):
+        """Return word and part, of patches element and block; None for a row of zeros."""
+        if row["x_zero"]:
+            return None
+        if row["pack_wave"] or (row["x_wave"] and not row["packed_wave"]):
+            assert row["x_packed"] == self._is_packed
+        if self.d.patch and not row["x_packed"]:
+            return self._word
+        return self._word, row["x_part"]
+
+    def clocked(self, row):
+        """Take the reads of this cycle."""
+        assert not (row["x_read"] and row["packed_read"])
+        if row["x_read"] or row["packed_read"]:
+            self._is_packed = row["packed_read"]
+            patch = self.d.patch and not row["packed_read"]
+            self._word = (row["element"], self._block) if patch else row["x_address"]
+        if row["x_block_ends"]:
+            self._block = (self._block + 1) % self.d.k_tiles
+
+
 class Trace:
     """Everything that the scheduler shows while it runs one descriptor, cycle by cycle."""
 
@@ -56,6 +124,7 @@ class Trace:
     def check_counts(self):
         """Compare with what the descriptor costs, cycles included."""
         expected = counts(self.config, self.d)
+        expected["x_reads"] += expected["image_reads"]
         for counter, flag in COUNTED.items():
             assert self.count(flag) == expected[counter], flag
         slots = expected["forward_slots"] + expected["ws_slots"]
@@ -90,30 +159,49 @@ class Trace:
         return [cycle + 1 for cycle, row in enumerate(self.rows[:-1]) if row["result"]] + [
             cycle for cycle, row in enumerate(self.rows) if row["wave"] & 1]
 
-    def tiles(self):
-        """Return the tiles (k, n) in their order."""
-        ks, ns = range(self.d.k_tiles), range(self.d.n_tiles)
-        if self.forward:
-            return [(k, n) for n in ns for k in ks]
-        return [(k, n) for k in ks for n in ns]
+    def x_of(self, tile):
+        """Return where X of each step lies: word and part, of patches element and block.
 
-    def x_of(self, k, step):
-        """Return where X of a step lies: word and part."""
-        share = self.config.lane_count // self.config.rows
-        row = self.keep[step] if self.d.gather and not self.forward else step
-        return int(self.d.x_base + k // share * self.d.x_stride + row), k % share
+        None for what lies outside its image.
+        """
+        d, config, share = self.d, self.config, self.config.lane_count // self.config.rows
+        image = geometry.steps_of(d).image
+        gathers = d.gather and not self.forward
+        if gathers:
+            image = self.keep[(d.first_sample + image) % config.steps_depth]
+        rows, inside = geometry.x_rows(d, tile, image)
+        if gathers and not d.conv:
+            rows = self.keep[:d.steps]
+        if d.patch:
+            size = config.image_depth * config.lane_count
+            elements = (d.x_base + tile.block * d.x_stride + rows) % size
+            return [(element, tile.block) for element in elements.tolist()]
+        words = (d.x_base + tile.block // share * d.x_stride + rows) % config.activation_depth
+        return [(word, tile.block % share) if here else None
+                for word, here in zip(words.tolist(), inside, strict=True)]
 
-    def d_of(self, n, step):
-        """Return where D of a step lies, or None for padding."""
-        if step >= self.d.steps:
-            return None
-        share = self.config.lane_count // self.config.columns
-        return self.d.d_base + n // share * self.d.steps + step, n % share
+    def d_of(self, tile):
+        """Return where D of each step lies, None outside its image and for padding of a group."""
+        d, share = self.d, self.config.lane_count // self.config.columns
+        rows, inside = geometry.d_rows(d, tile)
+        stride = d.d_stride if d.conv else d.steps
+        words = (d.d_base + tile.n // share * stride + rows) % self.config.gradient_depth
+        return [(word, tile.n % share) if here else None
+                for word, here in zip(words.tolist(), inside, strict=True)] + [None] * self.q
 
-    def packed_of(self, k, group):
+    def packed_of(self, block, group):
         share = self.config.lane_count // self.config.rows
         groups = -(-self.d.steps // self.q)
-        return self.d.packed_base + k // share * groups + group, k % share
+        word = self.d.packed_base + block // share * groups + group
+        return word % self.config.activation_depth, block % share
+
+    def uses(self, tile):
+        """Return whether this is the first tile that takes its packed words, and the last."""
+        d = self.d
+        moving = d.conv and d.d_moves
+        last_tap = (tile.tap_y, tile.tap_x) == (d.taps_y - 1, d.taps_x - 1)
+        return (tile.n == 0 and (not moving or (tile.tap_y, tile.tap_x) == (0, 0)),
+                tile.n == d.n_tiles - 1 and (not moving or last_tap))
 
     def expected(self):
         """Return what each slot takes: X of sums' slots or D, and the operands of products.
@@ -121,33 +209,35 @@ class Trace:
         Then what is packed and where to, and the D that each tile's weight gradient counts.
         """
         sums, products, writes, counted = [], [], [], []
-        for k, n in self.tiles():
-            slots = list(tile(self.d.steps, self.q, self.schedule))
+        for tile in geometry.tiles(self.d):
+            slots = list(slots_of(self.d.steps, self.q, self.schedule))
             assert len(slots) == tile_slots(self.d)
-            counted.append([self.d_of(n, slot.step) for slot in slots if slot.counts])
+            x_of, d_of = self.x_of(tile), self.d_of(tile)
+            first_use, last_use = self.uses(tile)
+            counted.append([d_of[slot.step] for slot in slots if slot.counts])
             for slot in slots:
                 if slot.sums:
-                    sums.append(self.x_of(k, slot.step) if self.forward
-                                else self.d_of(n, slot.step))
+                    assert slot.step is not None
+                    sums.append(x_of[slot.step] if self.forward else d_of[slot.step])
                 if slot.group is not None:
-                    steps = range(slot.group * self.q, slot.group * self.q + self.q)
-                    x = [self.x_of(k, step) for step in steps if step < self.d.steps]
-                    if self.q > 1 and n:
-                        x = self.packed_of(k, slot.group)
-                    elif self.q > 1 and self.d.n_tiles > 1:
-                        writes.append((self.packed_of(k, slot.group), x))
-                    products.append((x, [self.d_of(n, step) for step in steps]))
+                    first = slot.group * self.q
+                    x = x_of[first:first + self.q]
+                    if self.q > 1 and not first_use:
+                        x = self.packed_of(tile.block, slot.group)
+                    elif self.q > 1 and not last_use:
+                        writes.append((self.packed_of(tile.block, slot.group), x))
+                    products.append((x, d_of[first:first + self.q]))
         return sums, products, writes, counted
 
     def seen(self):
         """Follow buffers, packer and the gradients that passed; return the same as `expected`."""
         sums, products, writes, counted = [], [], [], []
-        x_word = d_word = None
+        d_word, west = None, WestMemory(self.d)
         packer, history, of_tile = [], [], []
         before = {"result": 0}
         for row in self.rows:
             d = (d_word, row["d_part"]) if row["d_wave"] and d_word is not None else None
-            x = (x_word, row["x_part"])
+            x = west.shown(row)
             if before["result"]:
                 assert row["x_wave"] == self.forward
                 sums.append(x if self.forward else d)
@@ -170,9 +260,7 @@ class Trace:
             if row["ends_wave"]:
                 counted.append(of_tile)
                 of_tile = []
-            assert not (row["x_read"] and row["packed_read"])
-            if row["x_read"] or row["packed_read"]:
-                x_word = row["x_address"]
+            west.clocked(row)
             if row["d_read"]:
                 d_word = row["d_address"]
             before = row
@@ -210,6 +298,15 @@ def traces(config, descriptors, rng):
     return result
 
 
+def check(config, descriptors, rng):
+    """Compare all that the scheduler shows with the golden model."""
+    for trace in traces(config, descriptors, rng):
+        trace.check_counts()
+        trace.check_shifts()
+        for got, wanted in zip(trace.seen(), trace.expected(), strict=True):
+            assert got == wanted, trace.d
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_agrees_with_the_golden_model(name, rng):
     config = CONFIGS[name]
@@ -218,11 +315,30 @@ def test_agrees_with_the_golden_model(name, rng):
         for lanes_log2 in range(3):
             descriptors.append(drawn(
                 config, rng, opcode=Opcode.BACKWARD, schedule=schedule, lanes_log2=lanes_log2))
-    for trace in traces(config, descriptors, rng):
-        trace.check_counts()
-        trace.check_shifts()
-        for got, wanted in zip(trace.seen(), trace.expected(), strict=True):
-            assert got == wanted, trace.d
+    check(config, descriptors, rng)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_walks_over_pixels_and_taps_as_the_golden_model_does(name, rng):
+    config = CONFIGS[name]
+    descriptors = [walked(config, rng) for _ in range(12)]
+    moved = {"opcode": Opcode.BACKWARD, "patch": 0}
+    descriptors += [walked(config, rng, **moved, d_moves=d_moves, gather=1, lanes_log2=lanes_log2,
+                           schedule=schedule)
+                    for schedule, lanes_log2, d_moves in (
+                        (Schedule.INTERLEAVED, 2, 1), (Schedule.WEIGHT_GRADIENT, 1, 0),
+                        (Schedule.SEQUENTIAL, 0, 1), (Schedule.INPUT_GRADIENT, 0, 1))]
+    # Where words hold several tiles, patches have a test of their own.
+    check(config, [d if d.k_tiles == 1 or not d.patch else replace(d, k_tiles=1)
+                   for d in descriptors], rng)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_patches_go_on_by_a_tile_however_many_a_word_holds(name, rng):
+    config = CONFIGS[name]
+    check(config, [walked(config, rng, **PATCH, opcode=opcode, d_moves=0, k_tiles=4,
+                          x_stride=config.rows, lanes_log2=0)
+                   for opcode in (Opcode.FORWARD, Opcode.BACKWARD)], rng)
 
 
 def test_a_packed_word_is_read_back_where_it_was_written(rng):

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from amaranth import Module, Mux, Signal
 from amaranth.back import verilog
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
-from amaranth.lib.wiring import In, Out
 
+from gradloom.memory_port import core_members
+from gradloom_golden.config import preset
 from gradloom_host import simulator as module
 from gradloom_host.missing import MissingExtraError
 from gradloom_host.simulator import BuildError, SimulationError, Simulator
@@ -21,8 +22,6 @@ from gradloom_host.simulator import BuildError, SimulationError, Simulator
 DEPTH = 64
 START = 1 << 20
 RESET_CYCLES = 2
-
-REQUEST = data.StructLayout({"data": 32, "address": 24, "write": 1})
 
 
 class Echo(wiring.Component):
@@ -42,11 +41,7 @@ class Echo(wiring.Component):
         self.mask = mask
         self.period = period
         self.spurious = spurious
-        super().__init__({
-            "requests": In(stream.Signature(REQUEST)),
-            "responses": Out(stream.Signature(32)),
-            "busy": Out(1),
-        })
+        super().__init__(core_members(preset("tiny")))
 
     def elaborate(self, platform):
         m = Module()
@@ -324,7 +319,7 @@ def test_caches_in_the_home_of_caches(monkeypatch, tmp_path):
     [
         (r"output busy;", "output busy; wire w = 2'd1;", r"WIDTHTRUNC: machine\.v:\d+:\d+: "),
         (r"\bbusy\b", "occupied", "missing pin: 'occupied'"),
-        (r"\[56:0\]", "[57:0]", "WIDTHEXPAND: simulated.v"),
+        (r"\[56:0\]", "[57:0]", "WIDTHEXPAND: simulated.sv"),
         (r"module gradloom\b", "module other", "module.*'gradloom'"),
     ],
     ids=["width", "port", "port-width", "top"],

@@ -79,7 +79,7 @@ def padded(config, state):
 
 def error_draw(lfsr, count) -> Any:
     """Return the random bits of the error of `count` samples."""
-    return low_half(lfsr.draw(count))
+    return low_half(lfsr.draw(count * CLASSES)).reshape(count, CLASSES)
 
 
 def measure(config, x, d, banks, degrees):
@@ -104,7 +104,7 @@ def test_steps_equal_the_functional_step(data, hidden, skip, lanes, schedule):
     settings = replace(SETTINGS, hidden=hidden, skip=skip, lanes=lanes, schedule=schedule)
     trainer = Trainer(device, data, settings)
     banks = lfsr_banks(CONFIG, settings.seed)
-    errors = Lfsr(Bank.ERROR, CLASSES, settings.seed)
+    errors = Lfsr(Bank.ERROR, 1, settings.seed)
     count, skipped = len(hidden) + 1, 0
     for number in range(4):
         chosen = np.arange(number, number + 13)
@@ -147,7 +147,7 @@ def test_automatic_lanes_are_those_that_this_batch_allows(data, degrees):
     banks = lfsr_banks(CONFIG, settings.seed)
     images, labels = data.train_images[:16], data.train_labels[:16]
     weights = [padded(CONFIG, state) for state in states(trainer)]
-    exponent, errors = trainer.logit_exponent, Lfsr(Bank.ERROR, CLASSES, settings.seed)
+    exponent, errors = trainer.logit_exponent, Lfsr(Bank.ERROR, 1, settings.seed)
     forward_shifts = [d.out_shift for d in device.ran(Opcode.FORWARD)[-2:]]
     trainer._step(images, labels, 0, first=True)
     updates = [d for d in device.ran(Opcode.BACKWARD) if d.drain == 0]

@@ -10,33 +10,34 @@ from pathlib import Path
 import pytest
 
 from gradloom.emit import to_rtlil
-from gradloom.generate import TOP, machine_verilog
+from gradloom.generate import SHELL_TOP, TOP, machine_verilog, shell_verilog
 from gradloom.machine import Machine
 from gradloom_golden.config import PRESETS
 from rtl_bench import need_icarus
 
-USUAL = ("tiny", "edge")
-PRESET_NAMES = [
-    pytest.param(name, id=name, marks=[] if name in USUAL else pytest.mark.slow)
+MAKERS = {TOP: machine_verilog, SHELL_TOP: shell_verilog}
+USUAL = [("tiny", TOP), ("tiny", SHELL_TOP), ("edge", SHELL_TOP)]
+DESIGNS = [pytest.param(*design, id="-".join(design)) for design in USUAL] + [
+    pytest.param(name, SHELL_TOP, id=f"{name}-{SHELL_TOP}", marks=pytest.mark.slow)
     for name in PRESETS
-    if name != "max"
+    if name not in ("tiny", "edge", "max")
 ]
 # One text holds all modules, so only one of them can bear the name of its file.
-LINT = ("--lint-only", "-Wall", "-Wno-WIDTHEXPAND", "-Wno-DECLFILENAME", "--top-module", TOP)
+LINT = ("--lint-only", "-Wall", "-Wno-WIDTHEXPAND", "-Wno-DECLFILENAME", "--top-module")
 READ = (
     "import sys; from pyosys import libyosys as ys; design = ys.Design(); "
     "ys.run_pass('read_verilog ' + sys.argv[1], design); "
     "ys.run_pass('hierarchy -check -top ' + sys.argv[2], design); ys.run_pass('check', design)"
 )
 GENERATE = (
-    "from gradloom.generate import machine_verilog; from gradloom_golden.config import PRESETS; "
-    "print(machine_verilog(PRESETS['tiny']))"
+    "from gradloom.generate import shell_verilog; from gradloom_golden.config import PRESETS; "
+    "print(shell_verilog(PRESETS['tiny']))"
 )
 
 
 @cache
-def verilog(name: str) -> str:
-    return machine_verilog(PRESETS[name])
+def verilog(name: str, top: str = SHELL_TOP) -> str:
+    return MAKERS[top](PRESETS[name])
 
 
 def passes(command, **options) -> str:
@@ -71,37 +72,37 @@ def written(tmp_path):
     return write
 
 
-@pytest.mark.parametrize("name", PRESET_NAMES)
-def test_verilator_finds_nothing(name, written):
-    assert "%Warning" not in verilator(*LINT, written(verilog(name)))
+@pytest.mark.parametrize(("name", "top"), DESIGNS)
+def test_verilator_finds_nothing(name, top, written):
+    assert "%Warning" not in verilator(*LINT, top, written(verilog(name, top)))
 
 
 def test_verilator_would_find_something(written):
     broken = verilog("tiny").replace("endmodule", "  wire [1:0] a = 3'd0;\nendmodule", 1)
     with pytest.raises(AssertionError, match="WIDTHTRUNC"):
-        verilator(*LINT, written(broken))
+        verilator(*LINT, SHELL_TOP, written(broken))
 
 
 @pytest.mark.icarus
-@pytest.mark.parametrize("name", PRESET_NAMES)
+@pytest.mark.parametrize(("name", "top"), DESIGNS)
 @pytest.mark.parametrize("standard", ["2005-sv", "2005"])
-def test_icarus_reads_it(name, standard, written):
+def test_icarus_reads_it(name, top, standard, written):
     need_icarus()
-    passes(["iverilog", f"-g{standard}", "-t", "null", "-s", TOP, written(verilog(name))])
+    passes(["iverilog", f"-g{standard}", "-t", "null", "-s", top, written(verilog(name, top))])
 
 
-@pytest.mark.parametrize("name", PRESET_NAMES)
-def test_yosys_reads_it(name, written):
+@pytest.mark.parametrize(("name", "top"), DESIGNS)
+def test_yosys_reads_it(name, top, written):
     pytest.importorskip("pyosys")
-    said = passes([sys.executable, "-c", READ, written(verilog(name)), TOP])
+    said = passes([sys.executable, "-c", READ, written(verilog(name, top)), top])
     assert "Found and reported 0 problems" in said
 
 
-@pytest.mark.parametrize("name", PRESET_NAMES)
-def test_each_part_is_one_module(name):
-    modules = re.findall(r"^module (\S+?)\s*[(#]", verilog(name), re.MULTILINE)
+@pytest.mark.parametrize(("name", "top"), DESIGNS)
+def test_each_part_is_one_module(name, top):
+    modules = re.findall(r"^module (\S+?)\s*[(#]", verilog(name, top), re.MULTILINE)
     assert len(modules) == len(set(modules))
-    for part in (TOP, "pe", "pe_row", "gradloom_ram"):
+    for part in (top, "pe", "pe_row", "gradloom_ram"):
         assert modules.count(part) == 1
 
 

@@ -5,11 +5,16 @@ In the order in which data passes:
 - `config` says what a machine is made of; `program` what it is told: descriptors, memory map,
   registers, errors; `program_check` what it refuses.
 - `fixed` is the only arithmetic that narrows a number, with random bits from `lfsr`.
+- `geometry` walks over the pixels and taps of a convolution, `patch` over those of a first layer;
+  `transfer` says how rows of words lie in memory.
 - `lanes` packs activations; `gemm` is the three matrix products of a layer, summed as at the edge.
-- `confidence` picks the samples worth a gradient; `loss` turns their logits into D.
+- `confidence` picks the samples worth a gradient, by a threshold that `budget` can choose; `loss`
+  turns their logits into D.
+- `scale` keeps the exponents of tensors; `vector` pools, adds, and updates biases.
 - `optimizer` updates weights where their gradient leaves the array; `precision` measures how
   few activation bits that gradient needs.
 - `training` puts these together: a training step of a network, every intermediate in sight.
+- `shell` lists the registers around the core.
 - `cycles` counts clock cycles, slots, reads and writes of a descriptor.
 - `machine` executes programs on buffers, word by word; RTL equals it bit for bit.
 """

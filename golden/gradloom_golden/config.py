@@ -46,6 +46,15 @@ class Config:
         Most rows (t) that one descriptor streams: depth of the sums buffer and the keep list.
     descriptor_depth : int
         Descriptors that the program memory holds.
+    banks : int
+        Banks of the activation, gradient, weight and state buffers, each a range of addresses:
+        while the array works on one, loads and saves reach the others. 1, 2 or 4.
+    image_depth : int
+        Words (of `lane_count` elements) in the buffer from which a first layer reads patches.
+    bias_depth : int
+        Rows (of `columns` biases) in the bias buffer.
+    axi_data_bits, axi_address_bits : int
+        Widths of the AXI4 master: 64, 128 or 256, and 32 to 64.
     """
 
     rows: int
@@ -61,6 +70,11 @@ class Config:
     weight_depth: int = 2048
     steps_depth: int = 256
     descriptor_depth: int = 64
+    banks: int = 2
+    image_depth: int = 1024
+    bias_depth: int = 64
+    axi_data_bits: int = 128
+    axi_address_bits: int = 40
 
     def __post_init__(self):
         for field in fields(self):
@@ -72,6 +86,7 @@ class Config:
             ("rows", 4, 256), ("columns", 4, 256), ("activation_depth", 16, 1 << 16),
             ("gradient_depth", 16, 1 << 16), ("weight_depth", 16, 1 << 16),
             ("steps_depth", 16, 1 << 10), ("descriptor_depth", 2, 1 << 10),
+            ("image_depth", 16, 1 << 16), ("bias_depth", 2, 256),
         ):
             value = getattr(self, name)
             if not (_power_of_two(value) and low <= value <= high):
@@ -80,6 +95,8 @@ class Config:
         for name, choices in (
             ("operand_bits", (4, 8)), ("gradient_bits", (8, 16)),
             ("accumulator_bits", range(24, 33)), ("master_bits", range(12, 17)),
+            ("banks", (1, 2, 4)), ("axi_data_bits", (64, 128, 256)),
+            ("axi_address_bits", range(32, 65)),
         ):
             value = getattr(self, name)
             if value not in choices:
@@ -178,9 +195,11 @@ _EDGE = Config(rows=8, columns=8)
 
 PRESETS: dict[str, Config] = {
     "tiny": replace(_EDGE, rows=4, columns=4, activation_depth=256, gradient_depth=128,
-                    weight_depth=128, steps_depth=32, descriptor_depth=16),
+                    weight_depth=128, steps_depth=32, descriptor_depth=16,
+                    image_depth=128, bias_depth=16),
     "edge": _EDGE,
-    "base": replace(_EDGE, rows=16, columns=16),
+    "base": replace(_EDGE, rows=16, columns=16, steps_depth=1024, activation_depth=8192,
+                    gradient_depth=8192, image_depth=4096),
     "large": replace(_EDGE, rows=32, columns=32),
     "max": replace(_EDGE, rows=128, columns=128, steps_depth=1024, activation_depth=4096,
                    gradient_depth=2048, weight_depth=8192),

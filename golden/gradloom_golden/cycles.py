@@ -7,9 +7,13 @@ columns streams T rows of X or D, with q activations in a packed word and G = ce
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from . import geometry
+from .budget import choose_cycles
 from .config import Config
+from .loss import loss_cycles
 from .precision import MANTISSA_BITS
-from .program import COUNTERS, DESCRIPTOR_WORDS, Descriptor, Drain, Opcode, Schedule
+from .program import COUNTERS, DESCRIPTOR_WORDS, SCALES, Descriptor, Drain, Opcode, Schedule
+from .vector import vector_counts, vector_cycles
 
 __all__ = [
     "FETCH_CYCLES", "PROGRAM_CYCLES", "counts", "descriptor_cycles", "program_cycles", "tile_slots",
@@ -18,8 +22,32 @@ __all__ = [
 PROGRAM_CYCLES = 2
 """To offer the first descriptor, and to let the last write settle."""
 
-FETCH_CYCLES = DESCRIPTOR_WORDS + 1 + 1 + 8
-"""Read the words (the last arrives a cycle late), check the fields, check seven regions."""
+FETCH_CYCLES = DESCRIPTOR_WORDS + 1 + 1 + 9
+"""Read the words (the last arrives a cycle late), check the fields, check eight regions."""
+
+
+RESOLVE_CYCLES = 8
+"""To look up the exponents of a scaled descriptor, once nothing computes."""
+
+RESCALE_CYCLES = 9 + SCALES + 2
+"""To accept the descriptor, to wait for what is counted, and to walk over the table."""
+
+KEPT_CYCLES = 3
+"""To count the steps of the samples that are kept."""
+
+_CYCLES_OF = {
+    Opcode.FORWARD: "forward_cycles",
+    Opcode.BACKWARD: "backward_cycles",
+    Opcode.CONFIDENCE: "confidence_cycles",
+    Opcode.ANGLE: "angle_cycles",
+    Opcode.LOSS: "loss_cycles",
+    Opcode.THRESHOLD: "loss_cycles",
+    Opcode.VECTOR: "vector_cycles",
+    Opcode.RESCALE: "update_cycles",
+    Opcode.UPDATE: "update_cycles",
+    Opcode.LOAD: "wait_cycles",
+    Opcode.SAVE: "wait_cycles",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +64,11 @@ class _Layer:
 
 def _layer(d: Descriptor) -> _Layer:
     forward = d.opcode == Opcode.FORWARD
+    taps = geometry.taps(d)[0] * geometry.taps(d)[1]
+    row_tiles = d.k_tiles * (1 if d.conv and d.d_moves else taps)
     return _Layer(
-        tiles=d.k_tiles * d.n_tiles,
-        outer=d.n_tiles if forward else d.k_tiles,
+        tiles=d.k_tiles * taps * d.n_tiles,
+        outer=d.n_tiles if forward else row_tiles,
         steps=d.steps,
         groups=-(-d.steps // (1 << d.lanes_log2)),
         has_ws=not forward and d.schedule != Schedule.WEIGHT_GRADIENT,
@@ -64,7 +94,7 @@ def tile_slots(d: Descriptor) -> int:
     return layer.groups * (lanes + 1)
 
 
-def descriptor_cycles(config: Config, d: Descriptor) -> int:
+def descriptor_cycles(config: Config, d: Descriptor, *, kept: int = 0) -> int:
     """Return the cycles from the start of a descriptor to the earliest start of the next.
 
     A load or a drain is R shifts of whole columns, and waits R - 1 cycles for the last wave to pass
@@ -76,6 +106,18 @@ def descriptor_cycles(config: Config, d: Descriptor) -> int:
     rows, columns = config.rows, config.columns
     if d.opcode == Opcode.CONFIDENCE:
         return d.steps * -(-d.classes // config.lane_count) + 4
+    if d.opcode == Opcode.UPDATE:
+        return 2 * d.rows + 5
+    if d.opcode == Opcode.LOSS:
+        return loss_cycles(d, kept)
+    if d.opcode == Opcode.THRESHOLD:
+        return choose_cycles()
+    if d.opcode == Opcode.VECTOR:
+        return vector_cycles(config, d) + 2
+    if d.opcode == Opcode.RESCALE:
+        return RESCALE_CYCLES
+    if d.opcode in (Opcode.LOAD, Opcode.SAVE):
+        return 0
     if d.opcode == Opcode.ANGLE:
         decide = config.dot_bits - MANTISSA_BITS + 6 if d.last else 0
         return 3 + d.rows * (4 * columns + 3) + decide
@@ -85,7 +127,7 @@ def descriptor_cycles(config: Config, d: Descriptor) -> int:
         last = hiding if layer.has_os and layer.tiles > 1 else slots
         streamed = rows + 1 + (layer.tiles - 1) * hiding + last
     else:
-        streamed = rows + layer.tiles * slots + (layer.tiles - 1) * (2 * rows - 1)
+        streamed = rows + layer.tiles * slots + (layer.tiles - 1) * (2 * rows - 1) + d.patch
     if layer.has_os:
         return streamed + 2 * rows - 1 + columns
     return streamed + rows + columns
@@ -94,37 +136,62 @@ def descriptor_cycles(config: Config, d: Descriptor) -> int:
 def program_cycles(config: Config, descriptors: Sequence[Descriptor]) -> int:
     """Return the cycles that the machine is busy with a program without errors.
 
+    Loads, saves, and descriptors that depend on the samples kept are not foreseen.
     The next descriptor is fetched while the present one runs.
     """
     cycles = PROGRAM_CYCLES + FETCH_CYCLES
+    for descriptor in descriptors:
+        if descriptor.scaled:
+            cycles += RESOLVE_CYCLES
     for descriptor in descriptors[:-1]:
         cycles += max(FETCH_CYCLES + 1, descriptor_cycles(config, descriptor))
     return cycles + descriptor_cycles(config, descriptors[-1])
 
 
-def counts(config: Config, d: Descriptor) -> dict[str, int]:
+def counts(config: Config, d: Descriptor, *, kept: int = 0) -> dict[str, int]:
     """Return what a descriptor adds to each counter, but for the samples kept and skipped.
 
     `cycles` here is the descriptor's own; the machine's counter includes the fetching between.
     """
     total: dict[str, int] = dict.fromkeys(COUNTERS, 0)
-    cycles = descriptor_cycles(config, d)
+    cycles = descriptor_cycles(config, d, kept=kept)
     total["descriptors"] = 1
     total["cycles"] = cycles
-    total[f"{Opcode(d.opcode).name.lower()}_cycles"] = cycles
-    if d.opcode == Opcode.CONFIDENCE:
-        total["x_reads"] = d.steps * -(-d.classes // config.lane_count)
-        return total
-    if d.opcode == Opcode.ANGLE:
-        total["state_reads"] = 2 * d.rows
-        return total
+    total[_CYCLES_OF[Opcode(d.opcode)]] += cycles
+    if d.opcode in (Opcode.FORWARD, Opcode.BACKWARD):
+        _count_layer(config, d, total)
+    else:
+        total |= _other_counts(config, d, kept)
+    return total
 
+
+def _other_counts(config: Config, d: Descriptor, kept: int) -> dict[str, int]:
+    """Return the words that an operation without the array reads and writes."""
+    logit_words = -(-d.classes // config.lane_count)
+    rows = d.rows
+    return {
+        Opcode.CONFIDENCE: lambda: {"x_reads": d.steps * logit_words},
+        Opcode.ANGLE: lambda: {"state_reads": 2 * rows},
+        # LOSS reads the words of a sample in each of its passes.
+        Opcode.LOSS: lambda: {"x_reads": (2 * d.steps + kept) * logit_words,
+                              "dx_writes": kept * logit_words},
+        Opcode.VECTOR: lambda: vector_counts(config, d),
+        Opcode.LOAD: lambda: {"load_words": rows * d.steps},
+        Opcode.SAVE: lambda: {"save_words": rows * d.steps},
+        Opcode.UPDATE: lambda: {"state_reads": 2 * rows, "weight_reads": rows,
+                                "weight_writes": rows, "state_writes": rows},
+    }.get(Opcode(d.opcode), dict)()
+
+
+def _count_layer(config: Config, d: Descriptor, total: dict[str, int]) -> None:
+    """Add what a pass through the array reads and writes."""
     layer = _layer(d)
     forward = d.opcode == Opcode.FORWARD
     tile_rows = layer.tiles * config.rows
     streamed = layer.tiles * d.steps
     inner = layer.tiles // layer.outer
     total["weight_reads"] = tile_rows
+    total["slots"] = layer.tiles * tile_slots(d)
     if forward or layer.has_ws:
         finished = layer.outer * d.steps
         total["forward_slots" if forward else "ws_slots"] = streamed
@@ -133,20 +200,32 @@ def counts(config: Config, d: Descriptor) -> dict[str, int]:
         total["y_writes" if forward else "dx_writes"] = 0 if d.keep_sums else finished
         if not forward and d.mask and not d.keep_sums:
             total["mask_reads"] = finished
+    x_inside, d_inside = _inside(d)
+    reads = "image_reads" if d.patch else "x_reads"
     if forward:
-        total["x_reads"] = streamed
-        return total
+        total[reads] = x_inside
+        return
 
-    total["d_reads"] = streamed * (2 if d.schedule == Schedule.SEQUENTIAL else 1)
+    total["d_reads"] = d_inside * (2 if d.schedule == Schedule.SEQUENTIAL else 1)
     if layer.has_os:
         total["os_products"] = streamed
-        total["x_reads"] = streamed
+        total[reads] = x_inside
         if d.lanes_log2:
-            total["x_reads"] = layer.outer * d.steps
+            total[reads] = x_inside // inner
             total["packed_reads"] = layer.outer * (inner - 1) * layer.groups
             total["packed_writes"] = layer.outer * layer.groups if inner > 1 else 0
         total["state_writes"] = tile_rows
-        if d.drain == Drain.UPDATE:
+        if d.drain != Drain.STORE:
             total["state_reads"] = tile_rows
+        if d.drain == Drain.UPDATE:
             total["weight_writes"] = tile_rows
-    return total
+
+
+def _inside(d: Descriptor) -> tuple[int, int]:
+    """Return the rows of X and of D that lie inside their images, over all tiles."""
+    tiles = list(geometry.tiles(d)) if d.conv else []
+    if not tiles:
+        return (d.k_tiles * d.n_tiles * d.steps,) * 2
+    image = geometry.steps_of(d).image
+    return (sum(int(geometry.x_rows(d, tile, image)[1].sum()) for tile in tiles),
+            sum(int(geometry.d_rows(d, tile)[1].sum()) for tile in tiles))

@@ -6,7 +6,8 @@ Every value is an integer with a power-of-two scale kept outside the machine.
 import numpy as np
 from numpy.typing import ArrayLike
 
-__all__ = ["HALF", "better_shift", "integer_range", "round_shift", "saturate", "sign_extend"]
+__all__ = ["HALF", "better_shift", "integer_range", "round_shift", "saturate", "shift_either",
+           "sign_extend"]
 
 HALF = 0x8000
 """The `random` value that makes `round_shift` round to nearest, halves up."""
@@ -62,3 +63,9 @@ def better_shift(shift: int, narrowed, bits: int, *, signed: bool = True) -> int
     if clipped * 256 > narrowed.size:
         return shift + 1
     return shift - 1 if 2 * np.abs(narrowed).max() <= high else shift
+
+
+def shift_either(value, shift: int) -> np.ndarray:
+    """Multiply by ``2**shift``; bits that a negative shift drops are cut, not rounded."""
+    value = np.asarray(value, np.int64)
+    return value << shift if shift >= 0 else value >> -shift

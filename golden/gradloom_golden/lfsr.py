@@ -20,7 +20,9 @@ class Bank(IntEnum):
     REQUANTIZE = 0
     PACK = 1
     UPDATE = 2
-    ERROR = 3                             # the host's, for the error of the logits
+    ERROR = 3                             # one lane, for the error of the logits
+    VECTOR = 4
+    SAVE = 5
 
 
 def initial_state(seed: int, bank: int, lane: int) -> int:

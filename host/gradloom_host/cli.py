@@ -16,11 +16,14 @@ from gradloom_golden.program import Schedule
 from .device import BACKENDS, Device, DeviceError, Mismatch
 from .digits import digits
 from .export import write_machine
+from .files import write_file
 from .missing import MissingExtraError, require
+from .trace import PASSES, draw, trace
 
 __all__ = ["main"]
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+DIGITS_EPOCHS = 20
 
 
 class _Parser(argparse.ArgumentParser):
@@ -56,15 +59,23 @@ def _parser() -> argparse.ArgumentParser:
     verilog = commands.add_parser("verilog", help="write a machine as Verilog")
     _add_machine(verilog, positional=True)
     verilog.add_argument("-o", "--output", type=Path, required=True, metavar="DIR",
-                         help="folder for gradloom.v, config.json, interface.json")
+                         help="folder for gradloom_axi.v, gradloom.h, config.json, interface.json")
     verilog.set_defaults(command=_verilog)
 
     train = commands.add_parser("train", help="train a network on the machine")
-    train.add_argument("data", choices=("digits",), help="scikit-learn's handwritten digits")
-    _add_machine(train)
+    train.add_argument("network", choices=("digits", "fashion-mnist"), metavar="DATA",
+                       help="digits: scikit-learn's, fully connected; fashion-mnist: a small CNN, "
+                       "through the AXI ports")
+    _add_machine(train, default=None)
+    train.add_argument("--data", type=Path, metavar="DIR",
+                       help="folder of the four IDX files of fashion-mnist (default: where "
+                       "Debian's dataset-fashion-mnist puts them)")
+    train.add_argument("--samples", type=_count, metavar="N",
+                       help="samples of an epoch of fashion-mnist (default 32000)")
     train.add_argument("--backend", choices=BACKENDS, default="rtl",
                        help="the Verilog in Verilator, or the NumPy model (default rtl)")
-    train.add_argument("--epochs", type=int, default=20, metavar="N", help="default 20")
+    train.add_argument("--epochs", type=_count, metavar="N",
+                       help="default 20, of fashion-mnist 1")
     train.add_argument("--hidden", type=_sizes, default=(96,), metavar="N[,N...]",
                        help="features of the hidden layers (default 96)")
     train.add_argument("--skip", type=_skip, default=0.95, metavar="P",
@@ -78,8 +89,25 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--check", action="store_true",
                        help="compare every result with the golden model; exit 1 at a difference")
     train.add_argument("--report", type=Path, metavar="DIR",
-                       help="write run.json and run.png there")
+                       help="write run.json (and of digits run.png) there")
+    train.add_argument("--waves", type=Path, metavar="FILE",
+                       help="write all signals of the RTL there, as .fst (needs zlib and lz4) or "
+                       ".vcd; large and slow")
     train.set_defaults(command=_train)
+
+    trace = commands.add_parser("trace", help="draw what every cell does in every cycle")
+    _add_machine(trace, positional=True)
+    trace.add_argument("-o", "--output", type=Path, required=True, metavar="FILE",
+                       help="picture, PNG")
+    trace.add_argument("--schedule", choices=tuple(PASSES), default="interleaved",
+                       help="the pass to run (default interleaved)")
+    trace.add_argument("--steps", type=_count, default=16, metavar="T",
+                       help="rows that a tile streams (default 16)")
+    trace.add_argument("--lanes", type=_count, default=1, metavar="1|2|4",
+                       help="activations in a word for the weight gradient (default 1)")
+    trace.add_argument("--tiles", type=_count, default=1, metavar="N",
+                       help="tiles side by side (default 1)")
+    trace.set_defaults(command=_trace)
 
     area = commands.add_parser("area", help="synthesize a machine and its baselines with Yosys")
     _add_machine(area, positional=True)
@@ -90,13 +118,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_machine(parser: argparse.ArgumentParser, *, positional: bool = False) -> None:
+def _add_machine(parser: argparse.ArgumentParser, *, positional: bool = False,
+                 default: str | None = "edge") -> None:
     names = ", ".join(PRESETS)
     if positional:
         parser.add_argument("preset", metavar="PRESET", help=f"one of {names}, or a config.json")
     else:
-        parser.add_argument("--preset", default="edge", metavar="PRESET",
-                            help=f"one of {names}, or a config.json (default edge)")
+        shown = default or "edge, of fashion-mnist base"
+        parser.add_argument("--preset", default=default, metavar="PRESET",
+                            help=f"one of {names}, or a config.json (default {shown})")
     parser.add_argument("--set", action="extend", nargs="+", default=[], metavar="FIELD=VALUE",
                         dest="changes", help="change fields of the preset, e.g. rows=16 columns=16")
 
@@ -124,6 +154,12 @@ def _value(text: str, kind):
         return int(text)
     except ValueError:
         raise ValueError(f"a size is a whole number, not {text!r}") from None
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
 
 
 def _sizes(text: str) -> tuple[int, ...]:
@@ -163,6 +199,16 @@ def _verilog(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
+    if options.network == "fashion-mnist":
+        from .image_command import train_images  # noqa: PLC0415 - only this network needs it
+
+        options.preset = options.preset or "base"
+        return train_images(options, _config(options))
+    options.preset = options.preset or "edge"
+    return _train_digits(options)
+
+
+def _train_digits(options: argparse.Namespace) -> int:
     # Rich is quick to import, the trainer is not needed by the other commands.
     from rich.progress import (  # noqa: PLC0415
         BarColumn,
@@ -176,8 +222,8 @@ def _train(options: argparse.Namespace) -> int:
 
     config = _config(options)
     settings = Settings(
-        hidden=options.hidden, epochs=options.epochs, skip=options.skip, lanes=options.lanes,
-        schedule=Schedule[options.schedule.upper()], seed=options.seed)
+        hidden=options.hidden, epochs=options.epochs or DIGITS_EPOCHS, skip=options.skip,
+        lanes=options.lanes, schedule=Schedule[options.schedule.upper()], seed=options.seed)
     data = digits()
     if options.report is not None:
         require("matplotlib", "train")                     # before the training, not after
@@ -188,7 +234,7 @@ def _train(options: argparse.Namespace) -> int:
     with Progress(*columns, console=console, transient=True) as progress:
         building = "compiling the machine" if options.backend == "rtl" else "starting"
         task = progress.add_task(building, total=None)
-        device = Device(config, options.backend, check=options.check)
+        device = Device(config, options.backend, check=options.check, waves=options.waves)
         trainer = Trainer(device, data, settings)
         progress.update(task, description="training", total=1.0, completed=0.0)
         started, cycles = time.monotonic(), device.simulated_cycles
@@ -202,6 +248,19 @@ def _train(options: argparse.Namespace) -> int:
     if options.report is not None:
         for path in write_report(run, options.report):
             console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+    return DONE
+
+
+def _trace(options: argparse.Namespace) -> int:
+    config = _config(options)
+    require("matplotlib", "train")                         # before the run, not after
+    found = trace(config, options.schedule, steps=options.steps, lanes=options.lanes,
+                  tiles=options.tiles)
+    title = f"{config.rows}x{config.columns}, {options.schedule}, {options.steps} steps"
+    if options.lanes > 1:
+        title += f", {options.lanes} lanes"
+    write_file(options.output, draw(found, title))
+    print(options.output)
     return DONE
 
 

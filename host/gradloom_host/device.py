@@ -1,6 +1,7 @@
 """A machine, RTL or golden, seen as a device that multiplies and trains."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -45,6 +46,8 @@ class Device:
         "rtl": the generated Verilog, compiled by Verilator. "golden": the NumPy model.
     check : bool
         Run the golden model beside the RTL; `compare` then holds one against the other.
+    waves : path, optional
+        FST file to write.
 
     Raises
     ------
@@ -52,14 +55,19 @@ class Device:
         If there is no such backend, or `check` is asked of the golden one.
     """
 
-    def __init__(self, config: Config, backend: str = "rtl", *, check: bool = False):
+    def __init__(self, config: Config, backend: str = "rtl", *, check: bool = False,
+                 waves: Path | None = None):
         if backend not in BACKENDS:
             raise ValueError(f"unknown backend {backend!r}; choose from {', '.join(BACKENDS)}")
         if check and backend == "golden":
             raise ValueError("check compares the RTL with the golden model: use backend 'rtl'")
+        if waves is not None and backend == "golden":
+            raise ValueError(f"waves for {waves} come from the RTL: use backend 'rtl'")
         self.config = config
         self.backend = backend
-        self._machines = [_machine(config, backend)]
+        if waves is not None and backend == "golden":
+            raise ValueError("only the RTL has waves: use backend 'rtl'")
+        self._machines = [_machine(config, backend, waves)]
         if check:
             self._machines.append(GoldenMachine(config))
         self.seed(0)
@@ -342,14 +350,14 @@ class Device:
         return values.astype(np.int32)
 
 
-def _machine(config: Config, backend: str):
+def _machine(config: Config, backend: str, waves: Path | None):
     if backend == "golden":
         return GoldenMachine(config)
     from gradloom.generate import machine_verilog  # noqa: PLC0415 - the golden backend needs no RTL
 
     from .simulator import Simulator  # noqa: PLC0415
 
-    simulator = Simulator(machine_verilog(config))
+    simulator = Simulator(machine_verilog(config), waves=waves)
     simulator.reset()
     return simulator
 

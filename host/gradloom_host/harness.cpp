@@ -1,39 +1,16 @@
 // Clocks a Verilated machine behind a C interface, so that no cycle is spent in Python.
 
-#include <cstdint>
+#include "clocked.h"
 
-#include "Vsimulated.h"
-#include "verilated.h"
+using Machine = Clocked;
 
-namespace {
-
-class Machine {
-public:
-    Machine() : top{&context} {}
-    ~Machine() { top.final(); }
-
-    // Both evaluations see the inputs already set: outputs that depend on them are settled
-    // before the edge, registers and what follows from them after it.
-    void settle() {
-        top.clk = 0;
-        top.eval();
-    }
-    void edge() {
-        top.clk = 1;
-        top.eval();
-        ++cycles;
-    }
-
-    uint64_t cycles = 0;
-    VerilatedContext context;  // one each, because instances share nothing
-    Vsimulated top;
-};
-
-}  // namespace
-
-#define EXPORT extern "C" __attribute__((visibility("default")))
-
-EXPORT Machine* gradloom_create() { return new Machine; }
+// Returns null when the waves cannot be written.
+EXPORT Machine* gradloom_create(const char* waves) {
+    Machine* machine = new Machine;
+    if (machine->record(waves)) return machine;
+    delete machine;
+    return nullptr;
+}
 
 EXPORT void gradloom_destroy(Machine* machine) { delete machine; }
 

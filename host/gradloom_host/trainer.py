@@ -126,7 +126,7 @@ class Trainer:
         if settings.skip is not None:
             threshold_from_probability(settings.skip, LOGIT_EXPONENT)      # refuse it early
         self._random = np.random.default_rng(settings.seed)
-        self._error_bits = Lfsr(Bank.ERROR, data.classes, settings.seed)
+        self._error_bits = Lfsr(Bank.ERROR, 1, settings.seed)
         layers = self.network.layers
         adaptive = settings.lanes is None and config.lanes
         self.bits = [8 if adaptive else settings.lanes or 8] * len(layers)
@@ -262,7 +262,7 @@ class Trainer:
     def _write_error(self, logits, labels) -> None:
         """Write the error of the kept samples where the last layer's D is read."""
         device, last = self.device, self.network.layers[-1]
-        random = low_half(self._error_bits.draw(len(logits)))
+        random = low_half(self._error_bits.draw(logits.size)).reshape(logits.shape)
         error = loss.error(logits, labels, self.logit_exponent,
                            bits=device.config.gradient_bits, random=random)
         device.write(Region.GRADIENT, last.d_base, layout.matrix_words(

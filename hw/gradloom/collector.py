@@ -15,9 +15,12 @@ from .lfsr import Lfsr
 from .requantize import RequantizeLane
 from .rounding import HALF, saturate
 from .select import select
-from .tile_loop import BlockPointer, TileLoop
+from .tile_loop import BlockPointer, TapPointer, TileLoop
+from .walk import PixelWalk
 
 __all__ = ["Collector", "CollectorLane"]
+
+BIAS_BITS = 16
 
 
 class CollectorLane(wiring.Component):
@@ -29,7 +32,9 @@ class CollectorLane(wiring.Component):
         Take `south`, else `east`.
     south, east : In(signed(sum_bits))
     is_first : In(1)
-        Add to 0 instead of `kept`.
+        Add to the bias, or 0, instead of `kept`.
+    biased : In(1), bias : In(signed(16)), bias_drop : In(5)
+        The bias is multiplied by ``2**(15 - bias_drop)``.
     kept : In(signed(accumulator_bits))
     total : Out(signed(accumulator_bits))
         Saturated, in the same cycle.
@@ -47,6 +52,7 @@ class CollectorLane(wiring.Component):
             "south": In(signed(config.sum_bits)),
             "east": In(signed(config.sum_bits)),
             "is_first": In(1),
+            "biased": In(1), "bias": In(signed(BIAS_BITS)), "bias_drop": In(5),
             "kept": In(signed(config.accumulator_bits)),
             "total": Out(signed(config.accumulator_bits)),
             "pass_on": In(1), "relu": In(1), "y_unsigned": In(1), "shift": In(5),
@@ -59,11 +65,19 @@ class CollectorLane(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         bits = self.config.accumulator_bits
+        aligned = Signal(signed(2 * BIAS_BITS - 1))
+        start = Signal(signed(bits))
+        m.d.comb += aligned.eq(
+            Mux(self.biased, (self.bias << BIAS_BITS - 1) >> self.bias_drop, 0))
+        if len(aligned) > bits:
+            m.d.comb += start.eq(saturate(m, aligned, bits, name="start"))
+        else:
+            m.d.comb += start.eq(aligned)
         part = Signal(signed(self.config.sum_bits))
         total = Signal(signed(bits + 1))
         m.d.comb += [
             part.eq(Mux(self.forward, self.south, self.east)),
-            total.eq(Mux(self.is_first, 0, self.kept) + part),
+            total.eq(Mux(self.is_first, start, self.kept) + part),
             self.total.eq(saturate(m, total, bits, name="total")),
         ]
         result = Signal(signed(bits))
@@ -123,6 +137,10 @@ class Collector(wiring.Component):
             "sums_write_en": Out(1),
             "sums_write_address": Out(steps),
             "sums_write_data": Out(sums),
+            "bias_read_en": Out(1),
+            "bias_read_address": Out(ceil_log2(config.bias_depth)),
+            "bias_read_data": In(data.ArrayLayout(signed(BIAS_BITS), config.columns)),
+            "bias_drop": In(5),
             "keep_address": Out(steps),
             "keep_index": In(steps),
             "mask_read_en": Out(1),
@@ -140,103 +158,135 @@ class Collector(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        step, first, last = self._coming_row(m)
-        is_first, finished, here_step = self._add(m, step, first, last)
-        arrived = self._mask(m, finished, here_step)
-        masks = self._narrow(m, *arrived)
-        self._lanes(m, platform, is_first, arrived[0], masks)
+        self._coming_row(m)
+        is_first, finished = self._add(m)
+        arrived, masks = self._finish(m, finished)
+        self._lanes(m, platform, is_first, arrived, masks)
         return m
 
     def _coming_row(self, m):
         """Know which row comes next: its step and its place in the reduction."""
-        descriptor = self.descriptor
-        m.submodules.loop = loop = TileLoop()
-        step = Signal(ceil_log2(self.config.steps_depth))
-        tile_ends = Signal()
+        config, descriptor = self.config, self.descriptor
+        m.submodules.loop = self.loop = loop = TileLoop()
+        self.step = step = Signal(ceil_log2(config.steps_depth))
+        self.tile_ends = Signal()
+        bias_row = Signal(ceil_log2(config.bias_depth))
         m.d.comb += [
             loop.start.eq(self.start),
-            loop.outer_count.eq(Mux(self.forward, descriptor.n_tiles, descriptor.k_tiles)),
-            loop.inner_count.eq(Mux(self.forward, descriptor.k_tiles, descriptor.n_tiles)),
-            tile_ends.eq(self.coming & (step == descriptor.steps - 1)),
-            loop.advance.eq(tile_ends),
+            loop.descriptor.eq(descriptor),
+            loop.forward.eq(self.forward),
+            self.tile_ends.eq(self.coming & (step == descriptor.steps - 1)),
+            loop.advance.eq(self.tile_ends),
             self.sums_read_en.eq(self.coming & ~loop.inner_first),
             self.sums_read_address.eq(step),
-            self.keep_address.eq(step),
+            self.bias_read_en.eq(self.coming & loop.inner_first & descriptor.bias & self.forward),
+            self.bias_read_address.eq(bias_row),
         ]
-        with m.If(self.start | tile_ends):
+        with m.If(self.start | self.tile_ends):
             m.d.sync += step.eq(0)
         with m.Elif(self.coming):
             m.d.sync += step.eq(step + 1)
-        return step, loop.inner_first, loop.inner_last
+        with m.If(self.start):
+            m.d.sync += bias_row.eq(descriptor.bias_base)
+        with m.Elif(loop.step_n):
+            m.d.sync += bias_row.eq(bias_row + 1)
+        self._places(m)
 
-    def _add(self, m, step, first, last):
+    def _places(self, m):
+        """Where the coming row goes if it is finished: Y lies in order, dX as X does."""
+        config, descriptor, loop = self.config, self.descriptor, self.loop
+        bits = self.address_bits
+        m.submodules.tap = tap = TapPointer(bits)
+        m.submodules.walk = walk = PixelWalk(bits)
+        tap.follow(m, loop, self.start)
+        rewind = self.start | self.tile_ends
+        m.d.comb += [
+            tap.row.eq(descriptor.tap_row), tap.pixel.eq(descriptor.tap_pixel),
+            walk.rewind.eq(rewind), walk.advance.eq(self.coming),
+            walk.t_x.eq(descriptor.t_x), walk.t_y.eq(descriptor.t_y),
+            walk.pixel.eq(descriptor.x_pixel), walk.row.eq(descriptor.x_row),
+        ]
+        image = Signal(ceil_log2(config.steps_depth))
+        image_offset = Signal(bits)
+        next_image = self.coming & walk.image_last
+        with m.If(rewind):
+            m.d.sync += [image.eq(descriptor.first_sample), image_offset.eq(0)]
+        with m.Elif(next_image):
+            m.d.sync += [image.eq(image + 1), image_offset.eq(image_offset + descriptor.x_image)]
+
+        pixel = Signal(bits)
+        place = Signal(bits)
+        m.d.comb += [
+            pixel.eq(walk.address + descriptor.x_offset + Mux(descriptor.d_moves, 0, tap.offset)),
+            place.eq(Mux(descriptor.conv, image_offset, self.step)),
+            self.keep_address.eq(Mux(descriptor.conv, image, self.step)),
+        ]
+        stride = Mux(descriptor.conv, descriptor.out_stride, descriptor.steps)
+        pointers = {}
+        for name, width, step, base, apart in (
+                ("south", config.columns, loop.step_n, descriptor.out_base, stride),
+                ("east", config.rows, loop.step_block, descriptor.out_base, stride),
+                ("mask", config.rows, loop.step_block, descriptor.x_base, descriptor.x_stride)):
+            m.submodules[f"{name}_pointer"] = pointer = BlockPointer(bits, self._part_bits(width))
+            pointers[name] = pointer
+            m.d.comb += [
+                pointer.rewind.eq(self.start), pointer.advance.eq(step),
+                pointer.base.eq(base), pointer.stride.eq(apart),
+            ]
+        south, east, mask = pointers["south"], pointers["east"], pointers["mask"]
+        within = Mux(descriptor.conv, pixel, 0)
+        self.out_here = Signal(bits)
+        self.part_here = Signal.like(self.out_part)
+        self.mask_here = Signal(bits)
+        self.mask_part_here = Signal(max(1, mask.part_bits))
+        m.d.sync += [
+            self.out_here.eq(Mux(self.forward, south.address + self.step,
+                                 east.address + within + place)),
+            self.part_here.eq(Mux(self.forward, south.part, east.part)),
+            self.mask_here.eq(mask.address + within + Mux(descriptor.gather, 0, place)),
+            self.mask_part_here.eq(mask.part),
+        ]
+
+    def _add(self, m):
         """Keep sums in the buffer until the last tile of a reduction."""
-        descriptor = self.descriptor
+        descriptor, loop = self.descriptor, self.loop
         here = Signal()
         is_first = Signal()
         is_last = Signal()
-        here_step = Signal.like(step)
+        here_step = Signal.like(self.step)
         finished = Signal()
         m.d.sync += [
-            here.eq(self.coming), is_first.eq(first), is_last.eq(last), here_step.eq(step),
+            here.eq(self.coming), is_first.eq(loop.inner_first), is_last.eq(loop.inner_last),
+            here_step.eq(self.step),
         ]
         m.d.comb += [
             self.sums_write_en.eq(here & (~is_last | descriptor.keep_sums)),
             self.sums_write_address.eq(here_step),
             finished.eq(here & is_last & ~descriptor.keep_sums),
         ]
-        return is_first, finished, here_step
+        return is_first, finished
 
-    def _mask(self, m, finished, here_step):
-        """Read the mask of a finished row: that of dX[t, k] lies where X[t, k] was read."""
+    def _finish(self, m, finished):
+        """Read the mask of a finished row, that of dX where X was read; then write the row."""
         config, descriptor = self.config, self.descriptor
-        m.submodules.mask_pointer = pointer = BlockPointer(
-            ceil_log2(config.activation_depth), self._part_bits(config.rows))
-        last_step = here_step == descriptor.steps - 1
-        index = Mux(descriptor.gather, self.keep_index, here_step)
-        m.d.comb += [
-            pointer.rewind.eq(self.start),
-            pointer.base.eq(descriptor.x_base),
-            pointer.stride.eq(descriptor.x_stride),
-            pointer.advance.eq(finished & last_step),
-            self.mask_read_en.eq(finished & descriptor.mask & ~self.forward),
-            self.mask_read_address.eq(pointer.address + index),
-        ]
+        masked = descriptor.mask & ~self.forward
+        kept = self.keep_index * Mux(descriptor.conv, descriptor.x_image, 1)
         arrived = Signal()
-        arrived_step = Signal.like(here_step)
-        mask_part = Signal(max(1, pointer.part_bits))
-        m.d.sync += [arrived.eq(finished), arrived_step.eq(here_step), mask_part.eq(pointer.part)]
-        return arrived, arrived_step, mask_part
-
-    def _narrow(self, m, valid, step, mask_part):
-        """Write a finished row; return what its elements are masked with."""
-        config, descriptor = self.config, self.descriptor
+        mask_part = Signal.like(self.mask_part_here)
+        m.d.comb += [
+            self.mask_read_en.eq(finished & masked),
+            self.mask_read_address.eq(self.mask_here + Mux(descriptor.gather, kept, 0)),
+            self.out_en.eq(arrived),
+        ]
+        m.d.sync += [
+            arrived.eq(finished), mask_part.eq(self.mask_part_here),
+            self.out_address.eq(self.out_here), self.out_part.eq(self.part_here),
+        ]
         lanes = config.lane_count
         masks = Signal(lanes)
-        masked = descriptor.mask & ~self.forward
         mask_row = select(m, self.mask_read_data, mask_part, config.rows, name="mask_row")
         m.d.comb += masks.eq(Mux(masked, mask_row, (1 << lanes) - 1))
-
-        part_bits = {side: self._part_bits(width) for side, width in
-                     (("south", config.columns), ("east", config.rows))}
-        pointers = {}
-        for side, bits in part_bits.items():
-            m.submodules[f"{side}_pointer"] = pointer = BlockPointer(self.address_bits, bits)
-            pointers[side] = pointer
-            m.d.comb += [
-                pointer.rewind.eq(self.start),
-                pointer.base.eq(descriptor.out_base),
-                pointer.stride.eq(descriptor.steps),
-                pointer.advance.eq(valid & (step == descriptor.steps - 1)),
-            ]
-        south, east = pointers["south"], pointers["east"]
-        m.d.comb += [
-            self.out_en.eq(valid),
-            self.out_address.eq(Mux(self.forward, south.address, east.address) + step),
-            self.out_part.eq(Mux(self.forward, south.part, east.part)),
-        ]
-
-        return masks
+        return arrived, masks
 
     def _lanes(self, m, platform, is_first, valid, masks):
         """Add, mask, round and clip, in every lane."""
@@ -249,13 +299,16 @@ class Collector(wiring.Component):
         ]
         shared = {"forward": self.forward, "is_first": is_first, "relu": descriptor.relu,
                   "y_unsigned": descriptor.y_unsigned, "shift": descriptor.out_shift,
-                  "stochastic": descriptor.stochastic}
+                  "stochastic": descriptor.stochastic,
+                  "biased": descriptor.bias & self.forward, "bias_drop": self.bias_drop}
         absent = Const(0, config.sum_bits)
+        no_bias = Const(0, BIAS_BITS)
         for lane in range(config.lane_count):
             place(m, platform, f"lane_{lane}", "collector_lane", partial(CollectorLane, config),
                   inputs={**shared,
                           "south": self.sums_south[lane] if lane < config.columns else absent,
                           "east": self.sums_east[lane] if lane < config.rows else absent,
+                          "bias": self.bias_read_data[lane] if lane < config.columns else no_bias,
                           "kept": self.sums_read_data[lane], "pass_on": masks[lane],
                           "random": lfsr.state[lane][:16]},
                   outputs={"total": self.sums_write_data[lane],

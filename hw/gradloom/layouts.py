@@ -1,17 +1,17 @@
 """Shapes that travel between components."""
 # pyright: reportInvalidTypeForm=false, reportGeneralTypeIssues=false
 
-from amaranth import unsigned
+from amaranth import signed, unsigned
 from amaranth.lib import data
 
-from gradloom_golden.program import DESCRIPTOR_FIELDS, DESCRIPTOR_WORDS, OFFSET_BITS
+from gradloom_golden.program import DESCRIPTOR_FIELDS, DESCRIPTOR_WORDS, OFFSET_BITS, SIGNED_FIELDS
 
 __all__ = ["DescriptorLayout", "Mode", "Request", "Wave"]
 
 ADDRESS_BITS = OFFSET_BITS + 4
 
 DescriptorLayout = data.FlexibleLayout(32 * DESCRIPTOR_WORDS, {
-    name: data.Field(unsigned(width), 32 * word + low)
+    name: data.Field(signed(width) if name in SIGNED_FIELDS else unsigned(width), 32 * word + low)
     for name, (word, low, width) in DESCRIPTOR_FIELDS.items()
 })
 """A descriptor as `gradloom_golden.program` lays it out."""

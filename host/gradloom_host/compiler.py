@@ -1,0 +1,708 @@
+"""From a network to lists of descriptors: where tensors lie, and what the machine does with them.
+
+A tensor of activations or gradients lies as [block][sample][y][x], a word for each pixel of a block
+of `lanes` channels. All activations of a batch stay in the activation buffer, as the backward pass
+needs them; weights and their state stay in theirs. Images and labels come from memory, a step
+ahead of their use.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from gradloom_golden.config import Config
+from gradloom_golden.patch import ImageLayout
+from gradloom_golden.program import (
+    Descriptor,
+    Drain,
+    Function,
+    Opcode,
+    Region,
+    Schedule,
+    SkipRule,
+)
+
+from .graph import Add, AveragePool, Conv, Graph, Linear, MaxPool, Shape
+
+__all__ = ["CompileError", "Network", "Policy", "Tensor", "compile_network"]
+
+
+class CompileError(ValueError):
+    """A network does not fit the machine."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Policy:
+    """How a step trains.
+
+    Parameters
+    ----------
+    rate : int
+        -log2 of the learning rate, for the mean over the batch.
+    momentum : int or None
+        The velocity keeps 1 - 2**-momentum of itself.
+    skip_rule : SkipRule
+    threshold : int
+        Of the rule; 65535 keeps every sample.
+    lanes : tuple of int
+        Activations in a word of the weight gradient, 1, 2 or 4, by layer with weights; one for
+        all if it has one element.
+    schedule : Schedule
+        Of layers that have both gradients.
+    fused : bool
+        Update weights where their gradients leave the array, rather than from stored gradients.
+    stochastic : bool
+        Round gradients stochastically.
+    """
+
+    rate: int = 4
+    momentum: int | None = 3
+    skip_rule: SkipRule = SkipRule.PROBABILITY
+    threshold: int = 65535
+    lanes: tuple[int, ...] = (1,)
+    schedule: Schedule = Schedule.INTERLEAVED
+    fused: bool = True
+    stochastic: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tensor:
+    """Activations or gradients of a batch in their buffer.
+
+    Parameters
+    ----------
+    shape : Shape
+    base, stride : int
+        First word; words from one block of channels to the next.
+    blocks : int
+    scale : int
+        Place in the scale table.
+    unsigned : bool
+    relu : bool
+        Its mask is kept.
+    """
+
+    shape: Shape
+    base: int
+    stride: int
+    blocks: int
+    scale: int
+    unsigned: bool = False
+    relu: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Weights:
+    """Weights of a layer in the weight and state buffers.
+
+    Parameters
+    ----------
+    tiles : (int, int, int, int)
+        Blocks of inputs, tap rows, taps in a row, tiles of outputs.
+    base : int
+        First row in both buffers; `spare` is where gradients are stored, unless it is -1.
+    scale, bias_scale : int
+    bias_base : int
+        First row of biases; -1 without.
+    """
+
+    index: int
+    tiles: tuple[int, int, int, int]
+    base: int
+    spare: int
+    scale: int
+    bias_base: int = -1
+    bias_scale: int = 0
+
+    @property
+    def block_tiles(self) -> int:
+        """Tiles of one block of inputs."""
+        return self.tiles[1] * self.tiles[2] * self.tiles[3]
+
+    @property
+    def count(self) -> int:
+        """Tiles."""
+        return self.tiles[0] * self.block_tiles
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Network:
+    """A network laid out for a machine; its methods give the descriptors.
+
+    Attributes
+    ----------
+    activations : list of Tensor
+        What each layer gives.
+    gradients : dict of int to Tensor
+        By layer whose output they belong to.
+    weights : dict of int to Weights
+    image : ImageLayout or None
+        Of the input, if the first layer reads patches.
+    """
+
+    config: Config
+    graph: Graph
+    batch: int
+    activations: list[Tensor]
+    gradients: dict[int, Tensor]
+    weights: dict[int, Weights]
+    image: ImageLayout
+    scales: dict[str, int]
+    spare_activations: int
+    image_words: int
+    raw_scales: dict[int, int]
+
+    # Shapes of the passes.
+
+    def _first(self, index: int) -> bool:
+        return index == 0
+
+    def _chunks(self, pixels: int, images: int) -> list[tuple[int, int]]:
+        """Return first image and images of each chunk that the sums buffer can hold."""
+        room = self.config.steps_depth // pixels
+        if room == 0:
+            raise CompileError(
+                f"an image of {pixels} pixels exceeds steps_depth {self.config.steps_depth}: "
+                "make it larger")
+        return [(first, min(room, images - first)) for first in range(0, images, room)]
+
+    def _walk(self, index: int, *, moving: bool) -> dict[str, int]:
+        """Return the geometry fields of layer `index` where X moves with the taps."""
+        layer = self.graph.layers[index]
+        given = self.graph.input if index == 0 else self.activations[index - 1].shape
+        shape = self.activations[index].shape
+        weights = self.weights[index]
+        blocks, taps_y, taps_x, n_tiles = weights.tiles
+        common = {
+            "conv": 1, "k_tiles": blocks, "n_tiles": n_tiles, "taps_y": taps_y, "taps_x": taps_x,
+            "w_block": weights.block_tiles, "w_row": taps_x * n_tiles, "w_pixel": n_tiles,
+            "w_base": weights.base,
+        }
+        if index == 0:
+            image = self.image
+            return common | {
+                "patch": 1, "x_unsigned": 1, "x_base": 0, "x_stride": self.config.rows,
+                "x_scale": self.scales["input"], "t_x": image.out_width, "t_y": image.out_height,
+                "x_pixel": image.x_pixel, "x_row": image.x_row, "x_image": image.x_image,
+                "patch_row": image.patch_row, "patch_step": image.patch_step,
+                "patch_lanes": image.patch_lanes, "y_limit": 4095, "x_limit": 4095,
+            }
+        x = self.activations[index - 1]
+        common |= {
+            "x_base": x.base, "x_stride": x.stride, "x_scale": x.scale,
+            "x_unsigned": int(x.unsigned), "x_image": given.pixels,
+        }
+        if isinstance(layer, Linear):
+            # A step is a sample, and each pixel has features of its own.
+            return common | {
+                "t_x": 1, "t_y": 1, "tap_row": given.width, "tap_pixel": 1,
+                "y_limit": 4095, "x_limit": 4095,
+            }
+        assert isinstance(layer, Conv)
+        pad, stride = layer.padding, layer.stride
+        common |= {"t_x": shape.width, "t_y": shape.height}
+        if moving:
+            common |= {
+                "x_pixel": stride, "x_row": stride * given.width,
+                "x_offset": -pad * given.width - pad, "tap_row": given.width, "tap_pixel": 1,
+                "y_first": -pad, "x_first": -pad, "y_limit": given.height, "x_limit": given.width,
+                "y_step": stride, "x_step": stride, "tap_dy": 1, "tap_dx": 1,
+            }
+        return common
+
+    def _steps_an_image(self, index: int) -> int:
+        layer = self.graph.layers[index]
+        return 1 if isinstance(layer, Linear) else self.activations[index].shape.pixels
+
+    # Forward.
+
+    def forward(self, index: int, *, image_half: int = 0) -> list[Descriptor]:
+        """Return the descriptors of the forward pass of one layer."""
+        layer = self.graph.layers[index]
+        if isinstance(layer, (Conv, Linear)):
+            return self._forward_weights(index, layer, image_half)
+        return self._forward_vector(index, layer)
+
+    def _forward_weights(self, index, layer, image_half) -> list[Descriptor]:
+        y, weights = self.activations[index], self.weights[index]
+        walk = self._walk(index, moving=True)
+        pixels = self._steps_an_image(index)
+        found = []
+        for first, images in self._chunks(pixels, self.batch):
+            moved = dict(walk)
+            moved["x_base"] += first * walk["x_image"]
+            if index == 0:
+                moved["x_base"] += image_half * self.image_words * self.config.lane_count
+            bias = {}
+            if layer.bias:
+                bias = {"bias": 1, "bias_base": weights.bias_base,
+                        "bias_scale": weights.bias_scale}
+            found.append(Descriptor(
+                opcode=Opcode.FORWARD, steps=images * pixels, scaled=1, measure=1,
+                relu=int(layer.relu), y_unsigned=int(layer.relu),
+                w_scale=weights.scale, out_scale=y.scale, out_base=y.base + first * pixels,
+                out_stride=y.stride, **bias, **self._within(moved, first)))
+        return found
+
+    def _within(self, fields: dict[str, int], first: int) -> dict[str, int]:
+        """Let a chunk's base stay inside its tensor, whose extent is checked."""
+        if fields.get("patch") or first == 0:
+            return fields
+        shift = first * fields["x_image"]
+        return fields | {"x_base": fields["x_base"] - shift,
+                         "x_offset": fields.get("x_offset", 0) + shift}
+
+    def _window(self, index: int, layer) -> dict[str, int]:
+        x, y = self.activations[index - 1], self.activations[index]
+        size = layer.size
+        return {
+            "x_base": x.base, "x_stride": x.stride, "k_tiles": x.blocks,
+            "x_unsigned": int(x.unsigned), "t_x": y.shape.width, "t_y": y.shape.height,
+            "taps_y": size, "taps_x": size, "x_pixel": size, "x_row": size * x.shape.width,
+            "x_image": x.shape.pixels, "tap_row": x.shape.width, "tap_pixel": 1,
+            "y_step": size, "x_step": size, "tap_dy": 1, "tap_dx": 1,
+            "y_limit": x.shape.height, "x_limit": x.shape.width, "x_scale": x.scale,
+        }
+
+    def _forward_vector(self, index, layer) -> list[Descriptor]:
+        y = self.activations[index]
+        steps = self.batch * y.shape.pixels
+        out = {"out_base": y.base, "out_stride": y.stride, "out_scale": y.scale,
+               "relu": int(y.relu), "y_unsigned": int(y.unsigned), "steps": steps}
+        if isinstance(layer, Add):
+            a, b = (self.activations[source] for source in self.graph.sources(index))
+            return [Descriptor(
+                opcode=Opcode.VECTOR, function=Function.ADD, scaled=1, measure=1,
+                k_tiles=y.blocks, x_base=a.base, x_stride=a.stride, x_scale=a.scale,
+                d_base=b.base, d_stride=b.stride, d_scale=b.scale,
+                x_unsigned=int(a.unsigned), d_unsigned=int(b.unsigned), **out)]
+        window = self._window(index, layer)
+        if isinstance(layer, MaxPool):
+            return [Descriptor(opcode=Opcode.VECTOR, function=Function.MAXIMUM, **window, **out)]
+        shift, factor = _reciprocal(layer.size)
+        return [Descriptor(opcode=Opcode.VECTOR, function=Function.AVERAGE, scaled=1, measure=1,
+                           out_shift=shift, factor=factor, **window, **out)]
+
+    # Loss.
+
+    def loss(self, policy: Policy, *, evaluate: bool = False) -> list[Descriptor]:
+        """Return the descriptor that compares the logits with the labels."""
+        logits = self.activations[-1]
+        d = self.gradients[len(self.graph.layers) - 1]
+        return [Descriptor(
+            opcode=Opcode.LOSS, steps=self.batch, classes=logits.shape.channels, scaled=1,
+            x_base=logits.base, x_stride=logits.stride, x_scale=logits.scale,
+            out_base=d.base, out_stride=d.stride, function=policy.skip_rule,
+            threshold=policy.threshold, first=1, stochastic=int(policy.stochastic),
+            schedule=int(evaluate))]
+
+    # Backward.
+
+    def backward(self, index: int, policy: Policy, *, image_half: int = 0,
+                 update: bool = True) -> list[Descriptor]:
+        """Return the descriptors of the backward pass of one layer.
+
+        Without `update` weights and biases stay as they are, and weight gradients are left out.
+        """
+        layer = self.graph.layers[index]
+        if isinstance(layer, Conv | Linear):
+            found = self._weight_passes(index, layer, policy, image_half, update)
+            if layer.bias and update:
+                found += self._bias(index, policy)
+        elif isinstance(layer, Add):
+            found = []                                     # what it adds has its own gradient
+        else:
+            found = self._backward_pool(index, layer)
+        return found + self._skip_gradients(index - 1)
+
+    def _lanes(self, index: int, policy: Policy) -> int:
+        order = sorted(self.weights)
+        lanes = policy.lanes[order.index(index)] if len(policy.lanes) > 1 else policy.lanes[0]
+        return {1: 0, 2: 1, 4: 2}[lanes]
+
+    def _rule(self, index: int, policy: Policy) -> dict[str, int]:
+        """Return the fields of the update.
+
+        The step of a master weight is dW lr / batch, of which the velocity holds a multiple.
+        """
+        smooth = 0 if policy.momentum is None else policy.momentum
+        rate = policy.rate + (self.batch.bit_length() - 1) - self.config.residue_bits
+        return {"rate": rate - RATE_SHIFT * bool(smooth), "momentum": int(bool(smooth)),
+                "decay_shift": smooth or 0, "rate_shift": RATE_SHIFT if smooth else 0}
+
+    def _weight_passes(self, index, layer, policy, image_half, update) -> list[Descriptor]:
+        d, weights = self.gradients[index], self.weights[index]
+        target = self.gradients.get(index - 1)
+        common = {
+            "opcode": Opcode.BACKWARD, "scaled": 1, "kept": 1, "gather": 1,
+            "w_scale": weights.scale, "d_scale": d.scale, "d_stride": d.stride,
+            "state_base": weights.base,
+        }
+        lanes_log2 = self._lanes(index, policy)
+        packing = {"lanes_log2": lanes_log2, "packed_base": self.spare_activations,
+                   "x_shift": 8 - (8 >> lanes_log2)}
+        moves = isinstance(layer, Conv) and index > 0
+        if target is not None:
+            common |= {
+                "out_scale": self.raw_scales[index - 1], "measure": 1, "out_stride": target.stride,
+                "stochastic": int(policy.stochastic), "mask": int(self.activations[index - 1].relu),
+            }
+        has_x = target is not None
+        if not has_x and not update:
+            return []
+        if not update:
+            schedule = Schedule.INPUT_GRADIENT
+            packing = {}
+        else:
+            schedule = policy.schedule if has_x else Schedule.WEIGHT_GRADIENT
+        common |= {"schedule": schedule, **packing, **self._rule(index, policy)}
+        passes = self._moving_passes(index, layer) if moves else [self._still_pass(index)]
+        found: list[Descriptor] = []
+        stores = False
+        for fields in passes:
+            pixels = fields.pop("pixels")
+            chunks = self._chunks(pixels, self.batch)
+            stores |= len(chunks) > 1
+            for first, images in chunks:
+                found.append(self._chunk(
+                    index, common | fields, first, images, pixels, image_half))
+        if not update:
+            return found
+        stores |= not policy.fused
+        if stores:
+            found = self._stored(index, found)
+        return self._grouped(index, layer, found)
+
+    def _still_pass(self, index: int) -> dict[str, int]:
+        """Return the pass in which X moves with the taps, or does not move."""
+        d = self.gradients[index]
+        return self._walk(index, moving=True) | {
+            "d_base": d.base, "pixels": self._steps_an_image(index)}
+
+    def _moving_passes(self, index: int, layer: Conv) -> list[dict[str, int]]:
+        """Return the passes over the phases of a stride, in which D moves with the taps.
+
+        Pixels of X that differ by a multiple of the stride meet the same taps.
+        """
+        x, d, weights = self.activations[index - 1], self.gradients[index], self.weights[index]
+        stride, pad = layer.stride, layer.padding
+        (all_y, all_x), n_tiles = layer.taps, weights.tiles[3]
+        base = self._walk(index, moving=False)
+        found = []
+        for phase_y in range(min(stride, x.shape.height)):
+            for phase_x in range(min(stride, x.shape.width)):
+                tap_y, tap_x = (phase_y + pad) % stride, (phase_x + pad) % stride
+                taps_y, taps_x = len(range(tap_y, all_y, stride)), len(range(tap_x, all_x, stride))
+                if 0 in (taps_y, taps_x):
+                    continue
+                y, along = (phase_y + pad - tap_y) // stride, (phase_x + pad - tap_x) // stride
+                height = len(range(phase_y, x.shape.height, stride))
+                width = len(range(phase_x, x.shape.width, stride))
+                found.append(base | {
+                    "d_moves": 1, "t_x": width, "t_y": height, "pixels": width * height,
+                    "x_pixel": stride, "x_row": stride * x.shape.width,
+                    "x_offset": phase_y * x.shape.width + phase_x,
+                    "taps_y": taps_y, "taps_x": taps_x,
+                    "d_base": d.base, "d_row": d.shape.width, "d_image": d.shape.pixels,
+                    "d_offset": y * d.shape.width + along,
+                    "tap_row": -d.shape.width, "tap_pixel": -1,
+                    "y_first": y, "x_first": along, "y_limit": d.shape.height,
+                    "x_limit": d.shape.width, "y_step": 1, "x_step": 1, "tap_dy": -1, "tap_dx": -1,
+                    "w_row": stride * all_x * n_tiles, "w_pixel": stride * n_tiles,
+                    "first_tile": (tap_y * all_x + tap_x) * n_tiles,
+                })
+        return found
+
+    def _chunk(self, index, fields, first, images, pixels, image_half) -> Descriptor:
+        """Return the descriptor of some images of a pass."""
+        fields = dict(fields)
+        weights, target = self.weights[index], self.gradients.get(index - 1)
+        tile = fields.pop("first_tile", 0) * self.config.rows
+        fields["w_base"] = weights.base + tile
+        fields["state_base"] = weights.base + tile
+        d = self.gradients[index]
+        d_image = d.shape.pixels if fields.get("d_moves") else pixels
+        if fields.get("d_moves"):
+            fields["d_offset"] += first * d_image
+        else:
+            fields["d_base"] += first * d_image
+        if fields.get("patch"):
+            fields["x_base"] += image_half * self.image_words * self.config.lane_count
+        if target is not None:
+            fields["out_base"] = target.base + first * target.shape.pixels
+        return Descriptor(steps=images * pixels, images=images, pixels=pixels, first_sample=first,
+                          **fields)
+
+    def _stored(self, index: int, found: list[Descriptor]) -> list[Descriptor]:
+        """Store the gradients of the first chunk, add those of the others, then update."""
+        weights = self.weights[index]
+        if weights.spare < 0:
+            raise CompileError(
+                f"the state buffer has no room for the gradients of layer {index}: "
+                "raise weight_depth or steps_depth")
+        moved = weights.spare - weights.base
+        stored = [replace(
+            d, state_base=d.state_base + moved,
+            drain=Drain.ACCUMULATE if d.first_sample else Drain.STORE) for d in found]
+        last = found[0]
+        stored.append(Descriptor(
+            opcode=Opcode.UPDATE, scaled=1, kept=1, images=self.batch, pixels=1, steps=1,
+            rows=weights.count * self.config.rows, w_base=weights.base, state_base=weights.base,
+            packed_base=weights.spare, x_scale=last.x_scale, d_scale=last.d_scale,
+            w_scale=last.w_scale, rate=last.rate, momentum=last.momentum,
+            decay_shift=last.decay_shift, rate_shift=last.rate_shift))
+        return stored
+
+    def _grouped(self, index: int, layer, found: list[Descriptor]) -> list[Descriptor]:
+        """Split the passes of a grouped layer by blocks, and tell which weights are there."""
+        if not isinstance(layer, Conv) or layer.groups == 1:
+            return found
+        rows = self.config.rows
+        inputs = self.activations[index - 1].shape.channels // layer.groups
+        outputs = layer.channels // layer.groups
+        split = []
+        for d in found:
+            if d.opcode != Opcode.BACKWARD:
+                split.append(d)
+                continue
+            for block in range(d.k_tiles):
+                group, place = divmod(block * rows, inputs)
+                moved = block * d.w_block * rows
+                split.append(replace(
+                    d, k_tiles=1, k_group=inputs, n_group=outputs, k_first=place,
+                    n_first=group * outputs, w_base=d.w_base + moved,
+                    state_base=d.state_base + moved, x_base=d.x_base + block * d.x_stride,
+                    out_base=d.out_base + block * d.out_stride))
+        return split
+
+    def _bias(self, index: int, policy: Policy) -> list[Descriptor]:
+        d, weights = self.gradients[index], self.weights[index]
+        smooth = policy.momentum or 0
+        return [Descriptor(
+            opcode=Opcode.VECTOR, function=Function.BIAS_UPDATE, scaled=1, kept=1,
+            images=self.batch, pixels=d.shape.pixels, steps=self.batch * d.shape.pixels, k_tiles=1,
+            n_tiles=weights.tiles[3], d_base=d.base, d_stride=d.stride, d_scale=d.scale,
+            bias_base=weights.bias_base, bias_scale=weights.bias_scale, first=1, last=1,
+            rate=policy.rate + (self.batch.bit_length() - 1) - smooth, stochastic=1)]
+
+    def _backward_pool(self, index, layer) -> list[Descriptor]:
+        target = self.gradients.get(index - 1)
+        if target is None:
+            return []
+        x, y, d = self.activations[index - 1], self.activations[index], self.gradients[index]
+        fields = self._window(index, layer) | {
+            "steps": self.batch * y.shape.pixels, "images": self.batch, "pixels": y.shape.pixels,
+            "kept": 1, "gather": 1, "d_base": d.base, "d_stride": d.stride, "d_scale": d.scale,
+            "out_base": target.base, "out_stride": target.stride,
+            "out_scale": self.raw_scales[index - 1], "mask": int(x.relu),
+            "opcode": Opcode.VECTOR, "scaled": 1, "measure": 1,
+        }
+        found = []
+        if x.shape.height % layer.size or x.shape.width % layer.size:
+            found.append(self._fill(target))
+        if isinstance(layer, MaxPool):
+            found.append(Descriptor(
+                function=Function.MAXIMUM_GRADIENT, packed_base=y.base, w_block=y.stride,
+                **fields))
+        else:
+            shift, factor = _reciprocal(layer.size)
+            found.append(Descriptor(function=Function.AVERAGE_GRADIENT, out_shift=shift,
+                                    factor=factor, **fields))
+        return found
+
+    def _fill(self, target: Tensor) -> Descriptor:
+        words = self.batch * target.shape.pixels
+        return Descriptor(
+            opcode=Opcode.VECTOR, function=Function.FILL, gradients=1, k_tiles=target.blocks,
+            steps=words, t_x=min(words, 4095), t_y=-(-words // 4095), x_pixel=1, x_row=4095,
+            out_base=target.base, x_stride=target.stride, out_stride=target.stride,
+            taps_y=1, taps_x=1, y_limit=4095, x_limit=4095)
+
+    def _skip_gradients(self, index: int) -> list[Descriptor]:
+        """Return the additions of what residual additions hand back to layer `index`."""
+        d = self.gradients.get(index)
+        found = []
+        scale = self.raw_scales.get(index)
+        for later, layer in enumerate(self.graph.layers):
+            if not isinstance(layer, Add) or layer.of != index or d is None:
+                continue
+            y, other = self.activations[index], self.gradients[later]
+            found.append(Descriptor(
+                opcode=Opcode.VECTOR, function=Function.ADD, gradients=1, scaled=1, measure=1,
+                kept=1, gather=1, images=self.batch, pixels=d.shape.pixels,
+                steps=self.batch * d.shape.pixels, t_x=d.shape.width, t_y=d.shape.height,
+                k_tiles=d.blocks, x_base=d.base,
+                x_stride=d.stride, x_scale=scale, d_base=other.base, d_stride=other.stride,
+                d_scale=other.scale, out_base=d.base, out_stride=d.stride, out_scale=d.scale,
+                mask=int(y.relu), packed_base=y.base, w_block=y.stride, stochastic=1))
+            scale = d.scale
+        return found
+
+
+RATE_SHIFT = 4
+"""Fraction bits that the velocity keeps of a step."""
+
+
+def _reciprocal(size: int) -> tuple[int, int]:
+    """Return shift and factor, at most 255, whose quotient is one over `size` squared."""
+    area = size * size
+    shift = (255 * area).bit_length() - 1
+    return shift, round((1 << shift) / area)
+
+
+def compile_network(config: Config, graph: Graph, batch: int) -> Network:
+    """Lay a network out in the buffers of a machine.
+
+    Raises
+    ------
+    CompileError
+        If a buffer is too small, which names the field to raise.
+    """
+    if config.rows != config.columns:
+        raise CompileError(
+            f"networks are compiled for square arrays, not {config.rows} x {config.columns}")
+    if batch < 1 or batch & batch - 1 or batch > config.steps_depth:
+        raise CompileError(
+            f"the batch must be a power of two up to steps_depth {config.steps_depth}, "
+            f"not {batch!r}")
+    if not isinstance(graph.layers[0], Conv) or graph.layers[0].groups != 1:
+        raise CompileError("the first layer must be a Conv with one group: it reads the images")
+    shapes = graph.shapes()
+    scales: dict[str, int] = {"input": 0}
+
+    def scale(name: str) -> int:
+        return scales.setdefault(name, len(scales))
+
+    edge = config.rows
+    activations: list[Tensor] = []
+    used = 0
+    for index, (layer, shape) in enumerate(zip(graph.layers, shapes)):
+        blocks = -(-shape.channels // edge)
+        stride = batch * shape.pixels
+        relu = getattr(layer, "relu", False)
+        unsigned = relu
+        name = f"y{index}"
+        if isinstance(layer, MaxPool | AveragePool):
+            unsigned = activations[-1].unsigned
+            if isinstance(layer, MaxPool):
+                name = next(key for key, place in scales.items()
+                            if place == activations[-1].scale)
+        activations.append(Tensor(
+            shape=shape, base=used, stride=stride, blocks=blocks, scale=scale(name),
+            unsigned=unsigned, relu=relu))
+        used += blocks * stride
+    room = config.activation_depth
+    largest = max(a.stride for a in activations)
+    if used + largest > room:
+        raise CompileError(
+            f"activations of {batch} samples take {used + largest} words: raise activation_depth "
+            f"{room} or lower the batch")
+
+    gradients, raw_scales, place = _place_gradients(graph, shapes, edge, batch, scale)
+    if place > config.gradient_depth:
+        raise CompileError(
+            f"gradients of {batch} samples take {place} words: raise gradient_depth "
+            f"{config.gradient_depth} or lower the batch")
+
+    image = ImageLayout(
+        height=graph.input.height, width=graph.input.width, channels=graph.input.channels,
+        kernel=graph.layers[0].taps, stride=graph.layers[0].stride, pad=graph.layers[0].padding,
+        rows=config.rows, lanes=config.lane_count)
+    image_words = batch * image.x_image // config.lane_count
+    if 2 * image_words > config.image_depth:
+        raise CompileError(
+            f"two batches of {batch} images take {2 * image_words} words: raise image_depth "
+            f"{config.image_depth} or lower the batch")
+
+    weights = _place_weights(config, graph, shapes, image, scale)
+    if len(scales) > 64:
+        raise CompileError(f"the network needs {len(scales)} scales, the machine has 64")
+    return Network(
+        config=config, graph=graph, batch=batch, activations=activations, gradients=gradients,
+        weights=weights, image=image, scales=scales, spare_activations=used,
+        image_words=image_words, raw_scales=raw_scales)
+
+
+def _place_gradients(graph, shapes, edge, batch, scale):
+    """Return the gradients by layer, the scales in which they are first written, and their size."""
+    sources = {layer.of for layer in graph.layers if isinstance(layer, Add)}
+    gradients: dict[int, Tensor] = {}
+    raw_scales: dict[int, int] = {}
+    place = largest = 0
+    for index in reversed(range(len(shapes))):
+        after = graph.layers[index + 1] if index + 1 < len(shapes) else None
+        if isinstance(after, Add):
+            if getattr(graph.layers[index], "relu", False) or index in sources:
+                raise CompileError(
+                    f"layer {index} stands before an Add: give it relu=False, and let no other Add "
+                    "name it")
+            gradients[index] = gradients[index + 1]
+            raw_scales[index] = raw_scales[index + 1]
+            continue
+        shape = shapes[index]
+        stride, blocks = batch * shape.pixels, -(-shape.channels // edge)
+        raw_scales[index] = scale(f"d{index}")
+        summed = scale(f"s{index}") if index in sources else raw_scales[index]
+        gradients[index] = Tensor(
+            shape=shape, base=place, stride=stride, blocks=blocks, scale=summed)
+        place += blocks * stride
+        largest = max(largest, stride)
+    return gradients, raw_scales, place + largest
+
+
+def _place_weights(config, graph, shapes, image, scale) -> dict[int, Weights]:
+    weights: dict[int, Weights] = {}
+    row = bias_row = 0
+    for index, layer in enumerate(graph.layers):
+        if not isinstance(layer, Conv | Linear):
+            continue
+        given = shapes[index - 1] if index else graph.input
+        blocks = -(-given.channels // config.rows)
+        if index == 0:
+            tiles = (image.k_tiles, 1, 1)
+        elif isinstance(layer, Conv):
+            tiles = (blocks, *layer.taps)
+        else:
+            tiles = (blocks, given.height, given.width)
+        n_tiles = -(-shapes[index].channels // config.columns)
+        placed = Weights(
+            index=index, tiles=(*tiles, n_tiles), base=row, spare=-1, scale=scale(f"w{index}"),
+            bias_base=bias_row if layer.bias else -1,
+            bias_scale=scale(f"b{index}") if layer.bias else 0)
+        weights[index] = placed
+        row += placed.count * config.rows
+        bias_row += n_tiles * layer.bias
+    if row > config.weight_depth:
+        raise CompileError(
+            f"the weights take {row} rows: raise weight_depth {config.weight_depth}")
+    if bias_row > config.bias_depth:
+        raise CompileError(f"the biases take {bias_row} rows: raise bias_depth {config.bias_depth}")
+    # Behind the weights the state buffer has room for gradients, of one layer at a time.
+    for index, placed in weights.items():
+        if row + placed.count * config.rows <= config.weight_depth:
+            weights[index] = replace(placed, spare=row)
+    return weights
+
+
+def tile_matrix(network: Network, index: int, dense: np.ndarray, fill: int = 0) -> np.ndarray:
+    """Return a layer's values, shape (taps_y, taps_x, inputs, outputs), as rows of the buffers.
+
+    A fully connected layer has a tap for each pixel. Grouped layers are given dense, zero where
+    there is no weight. What pads a tile is `fill`.
+    """
+    config = network.config
+    blocks, taps_y, taps_x, n_tiles = network.weights[index].tiles
+    rows, columns = config.rows, config.columns
+    if index == 0:
+        dense = dense.reshape(1, 1, -1, dense.shape[-1])
+    padded = np.full((taps_y, taps_x, blocks * rows, n_tiles * columns), fill, np.int64)
+    padded[:, :, :dense.shape[2], :dense.shape[3]] = dense
+    tiles = padded.reshape(taps_y, taps_x, blocks, rows, n_tiles, columns)
+    return tiles.transpose(2, 0, 1, 4, 3, 5).reshape(-1, columns)
+
+
+def region_size(network: Network, region: Region) -> int:
+    """Return the words of a buffer that the network uses."""
+    if region == Region.WEIGHT:
+        return sum(w.count for w in network.weights.values()) * network.config.rows
+    raise ValueError(f"no size is kept for {region!r}")

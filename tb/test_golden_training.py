@@ -284,8 +284,8 @@ def test_steps_continue_the_random_bits(rng):
     for _ in range(2):
         step = case.step(weights=[layer.weights for layer in step.layers], banks=step.banks)
         assert_same(runner, step)
-    for bank, lfsr in runner.machine._lfsrs.items():
-        np.testing.assert_array_equal(lfsr.state, step.banks[bank].state)
+    for bank, lfsr in step.banks.items():
+        np.testing.assert_array_equal(runner.machine._lfsrs[bank].state, lfsr.state)
 
 
 def test_without_a_kept_sample_nothing_moves(rng):

@@ -163,7 +163,8 @@ def test_adds_activations(relu, unsigned, rng):
         state.put(Region.ACTIVATION, 20 * block, a[block])
         state.put(Region.ACTIVATION, 50 + 20 * block, b[block])
     state.run(Function.ADD, steps=9, k_tiles=2, x_stride=20, d_base=50, d_stride=20, out_base=100,
-              out_stride=20, relu=relu, x_unsigned=unsigned, y_unsigned=unsigned)
+              out_stride=20, relu=relu, x_unsigned=unsigned, d_unsigned=unsigned,
+              y_unsigned=unsigned)
     for block in range(2):
         total = a[block] + b[block]
         words = slice(100 + 20 * block, 109 + 20 * block)

@@ -132,7 +132,7 @@ def _from_waves(config: Config, waves: Path) -> Trace:
 
     def wanted(path: tuple[str, ...]) -> bool:
         scope, name = path[-2], path[-1]
-        return (scope == "scheduler" and name in ("slot", "load", "drain", "mode")) or (
+        return (scope == "scheduler" and name in ("slot_now", "load", "drain", "mode")) or (
             scope.startswith("cell_") and name in ("wave_i", "shift"))
 
     signals = read_cycles(waves, wanted)
@@ -147,7 +147,7 @@ def _from_waves(config: Config, waves: Path) -> Trace:
         if path[-1] == "wave_i":
             kind = np.where(forward, Slot.FORWARD, np.where(
                 values & WAVE_OS, Slot.WEIGHT_GRADIENT, Slot.INPUT_GRADIENT))
-            slots[row, column] = kind * _later(control["slot"], 1 + row + column)
+            slots[row, column] = kind * _later(control["slot_now"], 1 + row + column)
         else:
             carried = (Chain.LOAD * _later(control["load"], 1 + column)
                        | Chain.DRAIN * _later(control["drain"], 1 + column))

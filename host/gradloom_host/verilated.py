@@ -4,7 +4,6 @@ import ctypes
 import hashlib
 import os
 import platform
-import re
 import shutil
 import subprocess
 import tempfile
@@ -14,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from .cells import shared_cells
 from .missing import require
 from .waves import Waves
 
@@ -40,17 +40,15 @@ FOLDER = Path(__file__).resolve().parent
 # where the wrapper meets the machine.
 LINT_OFF = "/* verilator lint_off WIDTHEXPAND */ "
 
-# A row of cells is compiled once, not once a row: half the time to compile, and no slower.
-REPEATED = re.compile(r"^module pe_row ?\([^;]*\);", re.MULTILINE)
-KEEP_APART = r"\g<0> /* verilator no_inline_module */"
-
 VERILATOR_FLAGS = (
     *("--cc", "--quiet-stats", "--prefix", "Vsimulated", "--top-module", "simulated"),
     *("-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert", "--no-timing"),
+    "-fno-dfg",  # it optimizes across cells, after which each has code of its own; see `cells`
 )
 
 # Libraries in one process must not share the runtime's globals: all but the C functions is hidden.
-# -march=native gains nothing, and could not be cached in a home folder that several machines mount.
+# -O3 and -march=native gain nothing, and native code could not be cached in a home folder that
+# several machines mount.
 CXX_FLAGS = (
     *("-std=c++17", "-fPIC", "-fvisibility=hidden", "-pthread", "-DVERILATOR=1"),
     *("-DVM_COVERAGE=0", "-DVM_SC=0", "-DVM_TIMING=0", "-DVM_TRACE_SAIF=0"),
@@ -191,13 +189,14 @@ def _library(verilog: str, harness: Harness, waves: Waves | None, cache: Path) -
              f"-DVM_TRACE_VCD={int(kind == 'vcd')}"]
     command = [*VERILATOR_FLAGS, *([f"--trace-{kind}"] if kind else [])]
     tools = [verilator.__version__, platform.machine(), *flags, FAST, SLOW]
+    machine = LINT_OFF + shared_cells(verilog)
     texts = [(FOLDER / name).read_text() for name in harness.sources]
-    design = _digest([LINT_OFF, REPEATED.pattern, KEEP_APART, verilog, harness.wrapper, *texts,
-                      *command, *tools])
+    design = _digest([machine, harness.wrapper, *texts, *command, *tools])
     target = cache / f"machine-{design}.so"
     if not target.exists():
         build = _Build(root, command, flags, kind, cache)
-        build.run(verilog, harness, target, cache / f"runtime-{_digest(tools)}.o")
+        build.run(machine, harness.wrapper, harness.sources[0], target,
+                  cache / f"runtime-{_digest(tools)}.o")
     return target
 
 
@@ -230,21 +229,21 @@ class _Build:
             self.libraries += ["-lz", "-llz4"]
             self._require_fst()
 
-    def run(self, verilog: str, harness: Harness, target: Path, runtime: Path) -> None:
+    def run(self, machine: str, wrapper: str, source: str, target: Path, runtime: Path) -> None:
         """Build the library `target` and, where absent, the object that all designs share."""
         self.cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="building-", dir=self.cache) as folder:
             work = Path(folder)
-            (work / "machine.v").write_text(LINT_OFF + REPEATED.sub(KEEP_APART, verilog))
-            (work / "simulated.sv").write_text(harness.wrapper)
+            (work / "machine.v").write_text(machine)
+            (work / "simulated.sv").write_text(wrapper)
             tool = str(self.root / "bin" / "verilator_bin")
             self._call([tool, *self.command, "--Mdir", ".", "simulated.sv", "machine.v"], work)
 
             generated = sorted(path.name for path in work.glob("*.cpp"))
             slow = [name for name in generated if name.endswith("__Slow.cpp")]
             fast = [name for name in generated if name not in slow]
-            source = str(FOLDER / harness.sources[0])
-            units = [([*fast, source], work / "fast.o", FAST), (slow, work / "slow.o", SLOW)]
+            units = [([*fast, str(FOLDER / source)], work / "fast.o", FAST),
+                     (slow, work / "slow.o", SLOW)]
             first = not runtime.exists()
             if first:
                 units.append((self.runtime, work / "runtime.o", FAST))

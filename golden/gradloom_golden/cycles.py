@@ -225,7 +225,8 @@ def _inside(d: Descriptor) -> tuple[int, int]:
     """Return the rows of X and of D that lie inside their images, over all tiles."""
     tiles = list(geometry.tiles(d)) if d.conv else []
     if not tiles:
-        return (d.k_tiles * d.n_tiles * d.steps,) * 2
+        rows = d.k_tiles * d.n_tiles * d.steps
+        return rows, rows
     image = geometry.steps_of(d).image
     return (sum(int(geometry.x_rows(d, tile, image)[1].sum()) for tile in tiles),
             sum(int(geometry.d_rows(d, tile)[1].sum()) for tile in tiles))

@@ -388,7 +388,7 @@ class GoldenMachine:
         """Add the products of the tiles, saturating, and leave the sums that the machine leaves."""
         config = self.config
         total = start
-        stored = None
+        stored = start
         for a, b in parts:
             stored = total
             total = saturate(total + a @ b, config.accumulator_bits)

@@ -316,9 +316,8 @@ class Network:
         return found + self._skip_gradients(index - 1)
 
     def _lanes(self, index: int, policy: Policy) -> int:
-        order = sorted(self.weights)
-        lanes = policy.lanes[order.index(index)] if len(policy.lanes) > 1 else policy.lanes[0]
-        return {1: 0, 2: 1, 4: 2}[lanes]
+        place = sorted(self.weights).index(index) if len(policy.lanes) > 1 else 0
+        return {1: 0, 2: 1, 4: 2}[policy.lanes[place]]
 
     def _rule(self, index: int, policy: Policy) -> dict[str, int]:
         """Return the fields of the update.
@@ -522,7 +521,7 @@ class Network:
         """Return the additions of what residual additions hand back to layer `index`."""
         d = self.gradients.get(index)
         found = []
-        scale = self.raw_scales.get(index)
+        scale = self.raw_scales.get(index, 0)
         for later, layer in enumerate(self.graph.layers):
             if not isinstance(layer, Add) or layer.of != index or d is None:
                 continue
@@ -659,14 +658,15 @@ def _place_weights(config, graph, shapes, image, scale) -> dict[int, Weights]:
         given = shapes[index - 1] if index else graph.input
         blocks = -(-given.channels // config.rows)
         if index == 0:
-            tiles = (image.k_tiles, 1, 1)
+            blocks, taps_y, taps_x = image.k_tiles, 1, 1
         elif isinstance(layer, Conv):
-            tiles = (blocks, *layer.taps)
+            taps_y, taps_x = layer.taps
         else:
-            tiles = (blocks, given.height, given.width)
+            taps_y, taps_x = given.height, given.width
         n_tiles = -(-shapes[index].channels // config.columns)
         placed = Weights(
-            index=index, tiles=(*tiles, n_tiles), base=row, spare=-1, scale=scale(f"w{index}"),
+            index=index, tiles=(blocks, taps_y, taps_x, n_tiles), base=row,
+            spare=-1, scale=scale(f"w{index}"),
             bias_base=bias_row if layer.bias else -1,
             bias_scale=scale(f"b{index}") if layer.bias else 0)
         weights[index] = placed

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -63,8 +64,9 @@ class System:
             raise ValueError(f"unknown backend {backend!r}; choose from {', '.join(BACKENDS)}")
         self.config = config
         self.cycles = 0
-        self._golden: GoldenMachine | None = None
-        self._rtl = None
+        # Each is there or not; which of them run is decided once, here.
+        self._golden: Any = None
+        self._rtl: Any = None
         if backend == "rtl":
             from gradloom.generate import shell_verilog  # noqa: PLC0415 - Amaranth, slow
 
@@ -187,7 +189,7 @@ class System:
                           for index in range(2 * len(COUNTERS))])
         if self._golden is not None:
             found.append(self._golden.read(first, 2 * len(COUNTERS)).tolist())
-        named = [dict(zip(COUNTERS, (low | high << 32 for low, high in
+        named: list[dict[str, int]] = [dict(zip(COUNTERS, (low | high << 32 for low, high in
                                      zip(words[::2], words[1::2])))) for words in found]
         if len(named) == 2:
             for name in COUNTERS:

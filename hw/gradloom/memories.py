@@ -1,6 +1,7 @@
 """The buffers of a machine, and who uses which port: units that compute, the mover, the host."""
 
 from functools import partial
+from typing import Any
 
 from amaranth import Module, Mux, Signal, Value
 from amaranth.lib import wiring
@@ -59,7 +60,7 @@ class Memories:
             m.submodules[f"keep_{name}"] = copy
             m.d.comb += copy.read_en.eq(1)
 
-    def _unit(self, platform, name: str, part: partial):
+    def _unit(self, platform, name: str, part: partial) -> Any:
         return place_unit(self._m, platform, name, f"gradloom_{name}", part)
 
     def reads(self, region: Region, *users: tuple[Value, Value]) -> None:

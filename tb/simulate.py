@@ -26,12 +26,21 @@ def simulate(dut, *testbenches, processes=(), clocked: bool = True) -> None:
 
 
 def put(ctx, port, value) -> None:
-    """Set a port to an integer, a list or an array of them, or a mapping of fields."""
+    """Set a port to an integer, a list or an array of them, or a mapping of fields.
+
+    An array of ports takes what its elements take, in a list or an array.
+    """
+    if isinstance(port, list):
+        for element, part in zip(port, value, strict=True):
+            put(ctx, element, part)
+        return
     ctx.set(port, value.tolist() if isinstance(value, np.ndarray | np.generic) else value)
 
 
 def read(ctx, port):
     """Return a port's value: an integer, or a list for a vector; a struct is its bits."""
+    if isinstance(port, list):
+        return [read(ctx, element) for element in port]
     if not isinstance(port, data.View):
         return ctx.get(port)
     layout = port.shape()

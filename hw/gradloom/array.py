@@ -11,8 +11,8 @@ from gradloom_golden.config import Config
 from .column import Column
 from .emit import place
 from .layouts import Mode, Wave
-from .pe import TAPS, ProcessingElement
-from .row import place_stack, stack_ports
+from .pe import ProcessingElement
+from .row import place_stack, signals, stack_ports
 from .skew import Skew
 
 __all__ = ["Array"]
@@ -86,23 +86,23 @@ class Array(wiring.Component):
         m = Module()
         config = self.config
         ports = stack_ports(config, config.rows)
-        wires = {name: Signal(member.shape, name=f"cells_{name}")
-                 for name, member in ports.items()}
+        wires = {name: signals(member, f"cells_{name}") for name, member in ports.items()}
         place_stack(
             m, platform, "cells", config, config.rows, self.cell,
             inputs={name: wires[name] for name in ports if ports[name].flow == In},
             outputs={name: wires[name] for name in ports if ports[name].flow == Out})
 
         m.d.comb += [wires["mode"].eq(self.mode), wires["wave_i"].eq(self.wave)]
-        drained = Signal(len(wires["drain_o"]))
+        drained = [Signal.like(wire, name=f"drained_{column}")
+                   for column, wire in enumerate(wires["drain_o"])]
         edges = {
-            "west": (self.west, wires["west"]),
-            "gradient": (self.gradients, wires["gradient_i"]),
-            "weight": (self.weights, wires["weight_i"]),
-            "east": (wires["east"], self.sums_east),
-            "south": (wires["sum_o"], self.sums_south),
-            "drain": (drained, self.drained),
-            "old_weight": (wires["weight_o"], self.old_weights),
+            "west": (self.west, Cat(*wires["west"])),
+            "gradient": (self.gradients, Cat(*wires["gradient_i"])),
+            "weight": (self.weights, Cat(*wires["weight_i"])),
+            "east": (Cat(*wires["east"]), self.sums_east),
+            "south": (Cat(*wires["sum_o"]), self.sums_south),
+            "drain": (Cat(*drained), self.drained),
+            "old_weight": (Cat(*wires["weight_o"]), self.old_weights),
         }
         for edge in self.cell.EDGES:
             source, target = (Value.cast(value) for value in edges[edge])
@@ -116,12 +116,10 @@ class Array(wiring.Component):
         self._columns(m, platform, wires, drained)
 
         # The lowest rows look at gradients that have left the array.
-        passed = []
-        for tap in range(TAPS):
-            register = Signal(len(wires["gradient_o"]), name=f"gradient_beyond_{tap}")
-            m.d.sync += register.eq(passed[-1] if passed else wires["gradient_o"])
-            passed.append(register)
-        m.d.comb += wires["taps_i"].eq(Cat(*passed))
+        passing = wires["gradient_o"]
+        for tap in wires["taps_i"]:
+            m.d.sync += [beyond.eq(gradient) for beyond, gradient in zip(tap, passing)]
+            passing = tap
         return m
 
     def _columns(self, m, platform, wires, drained):
@@ -129,21 +127,16 @@ class Array(wiring.Component):
         config = self.config
         now = {"shift": self.shift, "swap": self.wave.swap, "counts": self.counts,
                "ends": self.ends}
-        widths = {"weight_i": config.operand_bits, "gradient_i": config.gradient_bits,
-                  "sum_i": config.sum_bits, "drain_o": config.wgrad_bits}
         for column in range(config.columns):
             later = {name: Signal(name=f"{name}_{column + 1}") for name in now}
             m.d.sync += [later[name].eq(now[name]) for name in now]
             m.d.comb += wires["shift"][column].eq(now["shift"])
-            place_in = {name: slice(column * width, (column + 1) * width)
-                        for name, width in widths.items()}
             place(m, platform, f"column_{column}", "column",
                   partial(Column, config, gradients="drain" in self.cell.EDGES),
                   inputs={"x_unsigned": self.x_unsigned, "two": self.mode.two,
                           "four": self.mode.four, **now, "after_shift": later["shift"],
-                          "weight": wires["weight_i"][place_in["weight_i"]],
-                          "gradient": wires["gradient_i"][place_in["gradient_i"]],
-                          "drain_i": wires["drain_o"][place_in["drain_o"]]},
-                  outputs={"sum_i": wires["sum_i"][place_in["sum_i"]],
-                           "drain_o": drained[place_in["drain_o"]]})
+                          "weight": wires["weight_i"][column],
+                          "gradient": wires["gradient_i"][column],
+                          "drain_i": wires["drain_o"][column]},
+                  outputs={"sum_i": wires["sum_i"][column], "drain_o": drained[column]})
             now = later

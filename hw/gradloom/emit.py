@@ -61,6 +61,7 @@ class Emitter:
             self._templates[module] = part()
         template = self._templates[module]
         connections = {}
+        inputs, outputs = _flat(inputs), _flat(outputs)
         for direction, port, signal in _ports(template):
             given = inputs if direction == "i" else outputs
             if port not in given:
@@ -90,7 +91,8 @@ class Emitter:
 
 
 def place(m: Module, platform, name: str, module: str, part: partial, *,
-          inputs: Mapping[str, ValueLike], outputs: Mapping[str, ValueLike]) -> None:
+          inputs: Mapping[str, ValueLike | list], outputs: Mapping[str, ValueLike | list]
+          ) -> None:
     """Add `part` to `m` as submodule `name`, wired to values of exactly its ports' widths.
 
     Parameters
@@ -101,7 +103,8 @@ def place(m: Module, platform, name: str, module: str, part: partial, *,
         Makes the component, from what can be compared and pickled. Purely combinational
         components have a class attribute ``CLOCKED = False``.
     inputs, outputs : mapping of port name to value
-        Every input; the outputs that are wanted, each a signal or a slice of one.
+        Every input; the outputs that are wanted, each a signal or a slice of one. For an array of
+        ports, a list.
 
     Raises
     ------
@@ -111,12 +114,12 @@ def place(m: Module, platform, name: str, module: str, part: partial, *,
     if isinstance(platform, Emitter):
         platform.place(m, name, module, part, inputs, outputs)
         return
-    component = part()
-    m.submodules[name] = component
-    for port, value in inputs.items():
-        m.d.comb += Value.cast(getattr(component, port)).eq(value)
-    for port, value in outputs.items():
-        m.d.comb += Value.cast(value).eq(Value.cast(getattr(component, port)))
+    m.submodules[name] = component = part()
+    ports = {port: signal for _, port, signal in _ports(component)}
+    for port, value in _flat(inputs).items():
+        m.d.comb += ports[port].eq(value)
+    for port, value in _flat(outputs).items():
+        m.d.comb += Value.cast(value).eq(ports[port])
 
 
 def place_unit(m: Module, platform, name: str, module: str, part: partial) -> wiring.Component:
@@ -240,6 +243,17 @@ def _ports(component: wiring.Component) -> Iterator[tuple[str, str, Value]]:
     for path, member, value in component.signature.flatten(component):
         direction = "i" if member.flow == In else "o"
         yield direction, "__".join(map(str, path)), Value.cast(value)
+
+
+def _flat(values: Mapping) -> dict[str, ValueLike]:
+    """Return values by the names that `_ports` gives to the elements of an array of ports."""
+    found = {}
+    for name, value in values.items():
+        if isinstance(value, list):
+            found |= _flat({f"{name}__{index}": part for index, part in enumerate(value)})
+        else:
+            found[name] = value
+    return found
 
 
 def _instantiate(m: Module, name: str, module: str, component: wiring.Component,

@@ -1,10 +1,11 @@
 """A row of cells, and rows on top of each other."""
 
 from functools import partial
+from typing import Any
 
-from amaranth import Cat, Module, Shape, Signal
+from amaranth import Cat, Module, Signal
 from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Member
 
 from gradloom_golden.config import Config
 
@@ -12,7 +13,7 @@ from .emit import place
 from .layouts import Wave
 from .pe import TAPS, ProcessingElement, cell_ports
 
-__all__ = ["COLUMN_PORTS", "Row", "Stack", "place_stack", "stack_ports"]
+__all__ = ["COLUMN_PORTS", "Row", "Stack", "place_stack", "signals", "stack_ports"]
 
 COLUMN_PORTS = ("shift", "gradient_i", "gradient_o", "sum_i", "sum_o", "weight_i", "weight_o",
                 "drain_i", "drain_o")
@@ -43,26 +44,22 @@ class Row(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         ports = cell_ports(self.config)
-        width = Shape.cast(ports["gradient_i"].shape).width
-        west, wave = self.west, self.wave_i
+        west, wave = self.west[0], self.wave_i
         for column in range(self.config.columns):
-            east = Signal.like(self.east, name=f"east_{column}")
+            east = Signal.like(west, name=f"east_{column}")
             wave_east = Signal(Wave, name=f"wave_east_{column}")
-            starts = ((tap * self.config.columns + column) * width for tap in range(TAPS))
-            seen = [self.taps_i[start:start + width] for start in starts]
-            inputs = {"mode": self.mode, "wave_i": wave, "west": west, "taps": Cat(*seen)}
+            seen = Cat(*(taps[column] for taps in self.taps_i))
+            inputs = {"mode": self.mode, "wave_i": wave, "west": west, "taps": seen}
             outputs = {"wave_o": wave_east, "east": east}
             for name in COLUMN_PORTS:
-                bits = Shape.cast(ports[name].shape).width
                 group = inputs if ports[name].flow == In else outputs
-                group[name] = getattr(self, name)[column * bits:(column + 1) * bits]
+                group[name] = getattr(self, name)[column]
             place(m, platform, f"cell_{column}", self.cell.MODULE,
                   partial(self.cell, self.config), inputs=inputs, outputs=outputs)
             west, wave = east, wave_east
-        m.d.comb += [
-            self.east.eq(west),
-            self.taps_o.eq(Cat(self.gradient_o, self.taps_i)),
-        ]
+            for below, above in zip([self.gradient_o, *self.taps_i], self.taps_o):
+                m.d.comb += above[column].eq(below[column])
+        m.d.comb += self.east[0].eq(west)
         m.d.sync += self.wave_o.eq(self.wave_i)
         return m
 
@@ -94,13 +91,13 @@ class Stack(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         half = self.height // 2
-        edge = len(self.west) // 2
         southward, northward = ("wave", "gradient", "sum"), ("weight", "drain", "taps")
-        between = {name: Signal(getattr(self, f"{name}_i").shape(), name=f"{name}_between")
+        ports = stack_ports(self.config, self.height)
+        between = {name: signals(ports[f"{name}_i"], f"{name}_between")
                    for name in southward + northward}
         for part, rows, enter, leave in (
-            ("north", slice(edge), southward, northward),
-            ("south", slice(edge, None), northward, southward),
+            ("north", slice(half), southward, northward),
+            ("south", slice(half, None), northward, southward),
         ):
             inputs = {"mode": self.mode, "shift": self.shift, "west": self.west[rows]}
             outputs = {"east": self.east[rows]}
@@ -116,21 +113,31 @@ class Stack(wiring.Component):
 
 
 def stack_ports(config: Config, height: int) -> dict:
-    """Return the members of `height` rows, vectors as plain words with element 0 lowest.
+    """Return the members of `height` rows.
 
     ``mode``, ``wave_i``, ``wave_o``: as of a cell, but waves pass from the top row to the row below
     the stack. ``west``, ``east``: one sum a row. `COLUMN_PORTS`: what a cell has to its north
     and south, once a column. ``taps_i``: ``gradient_o`` of the three rows below, nearest first;
     ``taps_o``: of the three top rows, or of those that there are and the ones below.
+
+    Vectors are arrays of ports: simulators copy an element of a wide port bit by bit.
     """
     cell = cell_ports(config)
     members = {name: cell[name] for name in ("mode", "wave_i", "wave_o")}
-    for name, count in (*((name, height) for name in ("west", "east")),
-                        *((name, config.columns) for name in COLUMN_PORTS)):
-        direction = In if cell[name].flow == In else Out
-        members[name] = direction(Shape.cast(cell[name].shape).width * count)
-    taps = TAPS * config.gradient_bits * config.columns
-    return {**members, "taps_i": In(taps), "taps_o": Out(taps)}
+    members |= {name: cell[name].array(height) for name in ("west", "east")}
+    members |= {name: cell[name].array(config.columns) for name in COLUMN_PORTS}
+    taps = cell["gradient_i"].array(TAPS, config.columns)
+    return {**members, "taps_i": taps, "taps_o": taps.flip()}
+
+
+def signals(member: Member, name: str) -> Any:
+    """Return a signal for a member of `stack_ports`, or nested lists of them."""
+    def make(dimensions, name):
+        if not dimensions:
+            return Signal(member.shape, name=name)
+        return [make(dimensions[1:], f"{name}_{index}") for index in range(dimensions[0])]
+
+    return make(member.dimensions, name)
 
 
 def place_stack(m: Module, platform, name: str, config: Config, height: int, cell: type, *,

@@ -48,7 +48,7 @@ class VectorLane(wiring.Component):
         Gather in this cycle.
     fresh : In(1)
         Forget the total first.
-    use : In(1)
+    used : In(1)
         The element is one to gather.
     scales : In(1), factor : In(8), shift : In(5)
         Multiply the element by `factor`, else by ``2**shift``.
@@ -70,7 +70,7 @@ class VectorLane(wiring.Component):
     def __init__(self, config: Config):
         self.config = config
         flags = (
-            "x_unsigned", "takes_gradient", "enable", "fresh", "use", "scales", "finds", "anew",
+            "x_unsigned", "takes_gradient", "enable", "fresh", "used", "scales", "finds", "anew",
             "routes", "remember", "pass_on", "load", "relu", "y_unsigned", "stochastic")
         super().__init__({
             "activation": In(unsigned(config.operand_bits)),
@@ -108,9 +108,9 @@ class VectorLane(wiring.Component):
         equal = Signal()
         takes = Signal()
         m.d.comb += [
-            equal.eq(self.use & ~routed & (x == best)),
-            takes.eq(Mux(self.finds, self.use & (self.anew | (x > best)),
-                         Mux(self.routes, equal, self.use))),
+            equal.eq(self.used & ~routed & (x == best)),
+            takes.eq(Mux(self.finds, self.used & (self.anew | (x > best)),
+                         Mux(self.routes, equal, self.used))),
         ]
         term = Signal.like(total)
         added = Signal.like(total)
@@ -481,7 +481,7 @@ class Vector(wiring.Component):
             ("takes_gradient", 1, self.hands_back | self.sums | (self.adds & self.on_gradients)),
             ("enable", 1, here),
             ("fresh", 1, Mux(self.adds | self.pools, head, ~self.sums)),
-            ("use", 1, valid & ~self.fills & ~(self.routes & head)),
+            ("used", 1, valid & ~self.fills & ~(self.routes & head)),
             ("scales", 1, self.averages | self.spreads),
             ("factor", 8, Mux(descriptor.factor == 0, 1, descriptor.factor)),
             ("shift", 5, Mux(self.adds, Mux(head, descriptor.gradient_shift, descriptor.rate_shift),

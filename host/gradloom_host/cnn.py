@@ -6,21 +6,24 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from gradloom_golden.config import Config
 from gradloom_golden.optimizer import split
 from gradloom_golden.program import (
     SCALES,
     Descriptor,
-    Opcode,
     Region,
     Register,
-    memory_shape,
 )
 
-from .compiler import Network, Policy, compile_network, tile_matrix
+from .compiler import CompileError, Policy, tile_matrix
 from .graph import Conv, Graph, Linear
+from .resident import Resident
+from .streaming import Step, Streamed, load
 from .system import System
 
-__all__ = ["Epoch", "ImageData", "ImageTrainer", "memory_needed"]
+__all__ = ["Epoch", "ImageData", "ImageTrainer", "Plan", "memory_needed", "plan_network"]
+
+Plan = Resident | Streamed
 
 PAGE = 4096
 INPUT_EXPONENT = -8
@@ -30,6 +33,9 @@ LEAST_WEIGHT_EXPONENT = -7
 """With 8 bits, weights may grow to one."""
 
 CALIBRATIONS = 30
+SOME = 16
+"""Descriptors by which the lists of steps differ, at most."""
+
 HALVINGS = (1 / 2, 3 / 4, 7 / 8)
 """Shares of the training after which the learning rate is halved."""
 
@@ -72,19 +78,40 @@ class Epoch:
     counters: dict[str, int] = field(default_factory=dict)
 
 
-def memory_needed(data: ImageData, network: Network) -> int:
+def plan_network(config: Config, graph: Graph, batch: int, lanes: tuple[int, ...] = (1,), *,
+                 streamed: bool | None = None) -> Plan:
+    """Lay a network out for a machine: in its buffers, or in memory if they are too small.
+
+    Parameters
+    ----------
+    lanes : tuple of int
+        As of `Policy`.
+    streamed : bool, optional
+        Keep tensors in memory, or in the buffers, whatever their size.
+
+    Raises
+    ------
+    CompileError
+        If it can be done in neither way, or not in that asked for.
+    """
+    if not streamed:
+        try:
+            return Resident(config, graph, batch)
+        except CompileError:
+            if streamed is not None:
+                raise
+    return Streamed(config, graph, batch, lanes)
+
+
+def memory_needed(data: ImageData, plan: Plan) -> int:
     """Return the bytes of memory that an `ImageTrainer` uses."""
+    network = plan.network
     samples = max(len(data.train_labels), len(data.test_labels)) + network.batch
-    config = network.config
-    images = samples * network.image.x_image
-    steps = -(-samples // network.batch)
-    lists = steps * 128 * 80
-    weights = config.weight_depth * config.columns * 8
-    buffers = 2 * sum(
-        depth * lanes * max(bits, 8) // 8
-        for depth, lanes, bits in (memory_shape(config, region) for region in (
-            Region.ACTIVATION, Region.GRADIENT, Region.WEIGHT, Region.STATE)))
-    return -(-(images + samples * 4 + lists + weights + buffers) // PAGE) * PAGE + 64 * PAGE
+    steps = max(-(-samples // network.batch), CALIBRATIONS)
+    lists = steps * 128 * (len(plan.descriptors([Step(batch=0, policy=Policy())])) + SOME)
+    weights = network.weight_rows * network.config.columns * 8
+    used = samples * (plan.image_pitch + 4) + lists + weights + plan.memory_bytes
+    return -(-used // PAGE) * PAGE + 256 * PAGE
 
 
 class ImageTrainer:
@@ -93,36 +120,42 @@ class ImageTrainer:
     Parameters
     ----------
     system : System
-    graph : Graph
-        Of the shape of the images.
+    plan : Resident or Streamed
+        Of a network for images of that shape.
     data : ImageData
     policy : Policy
-    batch : int
     seed : int
         Of weights, order and stochastic rounding.
     halves : bool
         Halve the learning rate after `HALVINGS` of the training.
     """
 
-    def __init__(self, system: System, graph: Graph, data: ImageData, policy: Policy, *,
-                 batch: int = 16, seed: int = 1, halves: bool = True):
+    def __init__(self, system: System, plan: Plan, data: ImageData, policy: Policy, *,
+                 seed: int = 1, halves: bool = True):
         self.system = system
         self.data = data
         self.policy = policy
-        self.network = compile_network(system.config, graph, batch)
+        self.plan = plan
+        self.network = plan.network
         self._rng = np.random.default_rng(seed)
         self._free = 0
-        self._lists = 0
         self._halves = halves
         system.write(Region.CONTROL, Register.SEED, [seed])
-        self._weights()
-        self._images = self._room(
-            (max(len(data.train_labels), len(data.test_labels)) + batch)
-            * self.network.image.x_image)
-        self._labels = self._room(
-            (max(len(data.train_labels), len(data.test_labels)) + batch) * 4)
-        self._dump = self._room(1 << 20)
+        biases, weights, state = self._draw_weights()
+        samples = max(len(data.train_labels), len(data.test_labels)) + self.network.batch
+        self._images = self._room(samples * plan.image_pitch)
+        self._labels = self._room(samples * 4)
+        self.weights, self.state = self._put(weights), self._put(state)
+        plan.place_data(images=self._images, labels=self._labels, weights=self.weights,
+                        state=self.state)
+        plan.reserve(self._room)
+        biases_at = self._put(biases)
         self._lists = self._room(0)
+        loads = [load(Region.BIAS, 0, len(biases), biases_at)]
+        if plan.resident_weights:
+            loads += [load(Region.WEIGHT, 0, len(weights), self.weights),
+                      load(Region.STATE, 0, len(state), self.state)]
+        self._run(loads)
         self._calibrate()
 
     # Memory.
@@ -138,10 +171,10 @@ class ImageTrainer:
         self.system.store(address, content)
         return address
 
-    def _weights(self) -> None:
-        """Draw weights (He), put them in memory and load them into their buffers."""
+    def _draw_weights(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Draw weights (He) and set the exponents; return rows of biases, weights and state."""
         network, config = self.network, self.system.config
-        rows = config.weight_depth
+        rows = network.weight_rows
         rest = 1 << config.residue_bits >> 1
         master = np.full((rows, config.columns), rest, np.int64)
         biases = np.zeros((config.bias_depth, config.columns), np.int64)
@@ -163,14 +196,9 @@ class ImageTrainer:
             if placed.bias_base >= 0:
                 exponents[placed.bias_scale] = BIAS_EXPONENT
         weight, residue = split(master, config.residue_bits)
-        descriptors = []
-        for region, values, kind in (
-                (Region.WEIGHT, weight & 0xFF, np.uint8), (Region.STATE, residue, np.uint32),
-                (Region.BIAS, biases, np.uint16)):
-            address = self._put(values.astype(kind))
-            descriptors.append(_load(region, 0, len(values), address))
-        self._run(descriptors)
         self.system.write(Region.SCALE, 0, exponents)
+        return (biases.astype(np.uint16), (weight & 0xFF).astype(np.uint8),
+                residue.astype(np.uint32))
 
     def _dense(self, index: int) -> tuple[np.ndarray, int]:
         """Return random weights (taps_y, taps_x, inputs, outputs), and the inputs of an output."""
@@ -201,70 +229,24 @@ class ImageTrainer:
         chunk = 4096
         for first in range(0, count, chunk):
             part = images[first:min(first + chunk, count)]
-            words = network.image.words(part).astype(np.uint8)
-            self.system.store(self._images + first * network.image.x_image, words)
+            rows = network.image.words(part).astype(np.uint8).reshape(len(part), -1)
+            rows = np.pad(rows, ((0, 0), (0, self.plan.image_pitch - rows.shape[1])))
+            self.system.store(self._images + first * self.plan.image_pitch, rows)
         self.system.store(self._labels, labels[:count].astype("<u4"))
         return batches
-
-    def _load_images(self, batch: int) -> Descriptor:
-        network = self.network
-        size = network.batch * network.image.x_image
-        return _load(Region.IMAGE, batch % 2 * network.image_words, network.image_words,
-                     self._images + batch * size)
-
-    def _load_labels(self, batch: int) -> Descriptor:
-        return _load(Region.LABEL, 0, self.network.batch,
-                     self._labels + batch * self.network.batch * 4)
 
     # Lists.
 
     def _run(self, descriptors: list[Descriptor]) -> int:
-        self.system.store_list(self._lists_address(), descriptors)
-        return self.system.run(self._lists_address(), len(descriptors))
-
-    def _lists_address(self) -> int:
-        # The lists come last; before their place is known they lie behind everything reserved.
-        return self._lists or self._free + (1 << 20)
-
-    def _forward(self, half: int) -> list[Descriptor]:
-        found: list[Descriptor] = []
-        for index in range(len(self.network.graph.layers)):
-            found += self.network.forward(index, image_half=half)
-        found[0] = replace(found[0], wait_memory=1)
-        return found
-
-    def _backward(self, half: int, policy: Policy, *, update: bool = True) -> list[Descriptor]:
-        found: list[Descriptor] = []
-        for index in reversed(range(len(self.network.graph.layers))):
-            found += self.network.backward(index, policy, image_half=half, update=update)
-        return found
-
-    def step(self, batch: int, batches: int, policy: Policy | None = None) -> list[Descriptor]:
-        """Return the list of one training step; the next batch is loaded while it runs."""
-        half = batch % 2
-        policy = policy or self.policy
-        forward = self._forward(half)
-        backward = self._backward(half, policy)
-        more = batch + 1 < batches
-        found = [forward[0]]
-        if more:
-            found.append(self._load_images(batch + 1))
-        found += forward[1:] + self.network.loss(policy)
-        found.append(backward[0])
-        if more:
-            found.append(self._load_labels(batch + 1))
-        return [*found, *backward[1:], Descriptor(opcode=Opcode.RESCALE)]
-
-    def _first_loads(self) -> list[Descriptor]:
-        return [self._load_images(0), self._load_labels(0)]
+        self.system.store_list(self._lists, descriptors)
+        return self.system.run(self._lists, len(descriptors))
 
     def _calibrate(self) -> None:
         """Let the machine find its exponents on one batch, before anything is learned."""
         batch = self.network.batch
         self._store_samples(self.data.train_images[:batch], self.data.train_labels[:batch])
-        once = [*self._forward(0), *self.network.loss(self.policy),
-                *self._backward(0, self.policy, update=False), Descriptor(opcode=Opcode.RESCALE)]
-        self._run([*self._first_loads(), *once * CALIBRATIONS])
+        step = Step(batch=0, policy=self.policy, update=False)
+        self._run(self.plan.descriptors([replace(step) for _ in range(CALIBRATIONS)]))
 
     def epochs(self, count: int, *, samples: int | None = None,
                progress: Callable[[float], None] = lambda share: None,
@@ -286,16 +268,15 @@ class ImageTrainer:
             self.system.clear()
             cycles = 0
             share = steps_a_list or batches
-            self._run(self._first_loads())
             for first in range(0, batches, share):
                 last = min(first + share, batches)
-                descriptors: list[Descriptor] = []
+                steps = []
                 for index in range(first, last):
                     done = (number - 1 + index / batches) / count
                     slower = sum(done >= share for share in HALVINGS) if self._halves else 0
                     policy = replace(self.policy, rate=self.policy.rate + slower)
-                    descriptors += self.step(index, batches, policy)
-                cycles += self._run(descriptors)
+                    steps.append(Step(batch=index, policy=policy))
+                cycles += self._run(self.plan.descriptors(steps))
                 progress((number - 1 + 0.9 * last / batches) / count)
             counters = self.system.counters()
             low, high = self.system.read(Region.CONTROL, Register.LOSS, 2)
@@ -307,39 +288,12 @@ class ImageTrainer:
                 skipped=counters["skipped_samples"] / seen, test_accuracy=self.evaluate())
             progress(number / count)
 
-    def dump(self) -> list[Descriptor]:
-        """Return saves of what a step leaves in the buffers, so that memory can be compared."""
-        found, place = [], self._dump
-        for region in (Region.WEIGHT, Region.STATE, Region.BIAS):
-            depth, lanes, bits = memory_shape(self.system.config, region)
-            found.append(Descriptor(
-                opcode=Opcode.SAVE, function=region, steps=depth, rows=1, wait_compute=1,
-                memory_low=place))
-            place += depth * lanes * bits // 8
-        return found
-
     def evaluate(self) -> float:
         """Return the accuracy on the test set, whole batches of it."""
         data = self.data
         batches = self._store_samples(data.test_images, data.test_labels)
         self.system.clear()
-        found = self._first_loads()
-        for index in range(batches):
-            forward = self._forward(index % 2)
-            loss = self.network.loss(self.policy, evaluate=True)
-            found.append(forward[0])
-            if index + 1 < batches:
-                found.append(self._load_images(index + 1))
-            found += forward[1:] + loss
-            if index + 1 < batches:
-                found.append(replace(self._load_labels(index + 1), wait_compute=1))
-        self._run(found)
+        self._run(self.plan.descriptors([
+            Step(batch=index, policy=self.policy, evaluate=True) for index in range(batches)]))
         correct = self.system.counters()["correct_samples"]
         return correct / (batches * self.network.batch)
-
-
-def _load(region: Region, base: int, words: int, address: int) -> Descriptor:
-    return Descriptor(
-        opcode=Opcode.LOAD, function=region, out_base=base, steps=words, rows=1,
-        memory_low=address & 0xFFFFFFFF, memory_high=address >> 32)
-

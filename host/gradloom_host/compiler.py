@@ -17,14 +17,14 @@ from gradloom_golden.program import (
     Drain,
     Function,
     Opcode,
-    Region,
     Schedule,
     SkipRule,
 )
 
 from .graph import Add, AveragePool, Conv, Graph, Linear, MaxPool, Shape
 
-__all__ = ["CompileError", "Network", "Policy", "Tensor", "compile_network"]
+__all__ = ["CompileError", "Network", "Policy", "Tensor", "Weights", "Window", "compile_network",
+           "gradient_rows", "place_network", "tile_matrix"]
 
 
 class CompileError(ValueError):
@@ -125,6 +125,28 @@ class Weights:
         return self.tiles[0] * self.block_tiles
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Window:
+    """Consecutive images of a batch: those that tensors in the buffers begin with.
+
+    Parameters
+    ----------
+    first, images : int
+    is_last : bool
+        None come behind; gradients of weights are complete.
+    gathered : bool
+        Backward, activations are those of kept samples only, one after the other.
+    spare_gradients : int
+        First word of the gradient buffer where a pixel of zeros may be put.
+    """
+
+    first: int = 0
+    images: int
+    is_last: bool = True
+    gathered: bool = False
+    spare_gradients: int = 0
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Network:
     """A network laid out for a machine; its methods give the descriptors.
@@ -138,6 +160,8 @@ class Network:
     weights : dict of int to Weights
     image : ImageLayout or None
         Of the input, if the first layer reads patches.
+    window : Window
+        The images of the batch that the buffers hold.
     """
 
     config: Config
@@ -151,6 +175,12 @@ class Network:
     spare_activations: int
     image_words: int
     raw_scales: dict[int, int]
+    window: Window
+
+    @property
+    def weight_rows(self) -> int:
+        """Rows of the weight buffer that all layers take."""
+        return sum(w.count for w in self.weights.values()) * self.config.rows
 
     # Shapes of the passes.
 
@@ -228,7 +258,7 @@ class Network:
         walk = self._walk(index, moving=True)
         pixels = self._steps_an_image(index)
         found = []
-        for first, images in self._chunks(pixels, self.batch):
+        for first, images in self._chunks(pixels, self.window.images):
             moved = dict(walk)
             moved["x_base"] += first * walk["x_image"]
             if index == 0:
@@ -266,7 +296,7 @@ class Network:
 
     def _forward_vector(self, index, layer) -> list[Descriptor]:
         y = self.activations[index]
-        steps = self.batch * y.shape.pixels
+        steps = self.window.images * y.shape.pixels
         out = {"out_base": y.base, "out_stride": y.stride, "out_scale": y.scale,
                "relu": int(y.relu), "y_unsigned": int(y.unsigned), "steps": steps}
         if isinstance(layer, Add):
@@ -290,7 +320,7 @@ class Network:
         logits = self.activations[-1]
         d = self.gradients[len(self.graph.layers) - 1]
         return [Descriptor(
-            opcode=Opcode.LOSS, steps=self.batch, classes=logits.shape.channels, scaled=1,
+            opcode=Opcode.LOSS, steps=self.window.images, classes=logits.shape.channels, scaled=1,
             x_base=logits.base, x_stride=logits.stride, x_scale=logits.scale,
             out_base=d.base, out_stride=d.stride, function=policy.skip_rule,
             threshold=policy.threshold, first=1, stochastic=int(policy.stochastic),
@@ -304,16 +334,24 @@ class Network:
 
         Without `update` weights and biases stay as they are, and weight gradients are left out.
         """
+        found = self.own_backward(index, policy, image_half=image_half, update=update)
+        return found + self.skip_gradients(index - 1, policy)
+
+    def own_backward(self, index: int, policy: Policy, *, image_half: int = 0, update: bool = True,
+                     bias: bool = True) -> list[Descriptor]:
+        """Return what `backward` does without what residual additions hand back.
+
+        `bias` tells whether that has its update, too.
+        """
         layer = self.graph.layers[index]
-        if isinstance(layer, Conv | Linear):
-            found = self._weight_passes(index, layer, policy, image_half, update)
-            if layer.bias and update:
-                found += self._bias(index, policy)
-        elif isinstance(layer, Add):
-            found = []                                     # what it adds has its own gradient
-        else:
-            found = self._backward_pool(index, layer)
-        return found + self._skip_gradients(index - 1)
+        if isinstance(layer, Add):
+            return []                                      # what it adds has its own gradient
+        if not isinstance(layer, Conv | Linear):
+            return self._backward_pool(index, layer)
+        found = self._weight_passes(index, layer, policy, image_half, update)
+        if layer.bias and update and bias:
+            found += self._bias(index, policy)
+        return found
 
     def _lanes(self, index: int, policy: Policy) -> int:
         place = sorted(self.weights).index(index) if len(policy.lanes) > 1 else 0
@@ -333,7 +371,8 @@ class Network:
         d, weights = self.gradients[index], self.weights[index]
         target = self.gradients.get(index - 1)
         common = {
-            "opcode": Opcode.BACKWARD, "scaled": 1, "kept": 1, "gather": 1,
+            "opcode": Opcode.BACKWARD, "scaled": 1, "kept": 1,
+            "gather": int(not self.window.gathered),
             "w_scale": weights.scale, "d_scale": d.scale, "d_stride": d.stride,
             "state_base": weights.base,
         }
@@ -360,8 +399,8 @@ class Network:
         stores = False
         for fields in passes:
             pixels = fields.pop("pixels")
-            chunks = self._chunks(pixels, self.batch)
-            stores |= len(chunks) > 1
+            chunks = self._chunks(pixels, self.window.images)
+            stores |= len(chunks) > 1 or self.window.images < self.batch
             for first, images in chunks:
                 found.append(self._chunk(
                     index, common | fields, first, images, pixels, image_half))
@@ -429,8 +468,20 @@ class Network:
             fields["x_base"] += image_half * self.image_words * self.config.lane_count
         if target is not None:
             fields["out_base"] = target.base + first * target.shape.pixels
-        return Descriptor(steps=images * pixels, images=images, pixels=pixels, first_sample=first,
-                          **fields)
+        if self.window.gathered:
+            self._after_gathering(fields, first, target)
+        return Descriptor(steps=images * pixels, images=images, pixels=pixels,
+                          first_sample=self.window.first + first, **fields)
+
+    def _after_gathering(self, fields: dict[str, int], first: int, target: Tensor | None) -> None:
+        """Let X begin with image `first`, since no keep list leads there; dX lies as X does."""
+        moved = first * fields["x_image"]
+        if fields.get("patch"):
+            fields["x_base"] += moved
+        else:
+            fields["x_offset"] = fields.get("x_offset", 0) + moved
+        if target is not None:
+            fields["out_base"] = target.base
 
     def _stored(self, index: int, found: list[Descriptor]) -> list[Descriptor]:
         """Store the gradients of the first chunk, add those of the others, then update."""
@@ -443,6 +494,8 @@ class Network:
         stored = [replace(
             d, state_base=d.state_base + moved,
             drain=Drain.ACCUMULATE if d.first_sample else Drain.STORE) for d in found]
+        if not self.window.is_last:
+            return stored
         last = found[0]
         stored.append(Descriptor(
             opcode=Opcode.UPDATE, scaled=1, kept=1, images=self.batch, pixels=1, steps=1,
@@ -475,14 +528,25 @@ class Network:
         return split
 
     def _bias(self, index: int, policy: Policy) -> list[Descriptor]:
-        d, weights = self.gradients[index], self.weights[index]
+        d, weights, window = self.gradients[index], self.weights[index], self.window
         smooth = policy.momentum or 0
-        return [Descriptor(
+        whole = window.images == self.batch
+        found = [Descriptor(
             opcode=Opcode.VECTOR, function=Function.BIAS_UPDATE, scaled=1, kept=1,
-            images=self.batch, pixels=d.shape.pixels, steps=self.batch * d.shape.pixels, k_tiles=1,
+            images=window.images, pixels=d.shape.pixels, first_sample=window.first,
+            steps=window.images * d.shape.pixels, k_tiles=1,
             n_tiles=weights.tiles[3], d_base=d.base, d_stride=d.stride, d_scale=d.scale,
-            bias_base=weights.bias_base, bias_scale=weights.bias_scale, first=1, last=1,
+            bias_base=weights.bias_base, bias_scale=weights.bias_scale,
+            first=int(window.first == 0), last=int(whole),
             rate=policy.rate + (self.batch.bit_length() - 1) - smooth, stochastic=1)]
+        if window.is_last and not whole:
+            # Any window but the first may have lost all its samples, and is left out then: the sum
+            # is used with a pixel of zeros, which takes the place of the gradient.
+            zeros = replace(d, base=window.spare_gradients, stride=1)
+            found += [self._fill(zeros, words=1), replace(
+                found[0], images=self.batch, pixels=1, first_sample=0, steps=1,
+                d_base=zeros.base, d_stride=1, first=0, last=1)]
+        return found
 
     def _backward_pool(self, index, layer) -> list[Descriptor]:
         target = self.gradients.get(index - 1)
@@ -490,15 +554,17 @@ class Network:
             return []
         x, y, d = self.activations[index - 1], self.activations[index], self.gradients[index]
         fields = self._window(index, layer) | {
-            "steps": self.batch * y.shape.pixels, "images": self.batch, "pixels": y.shape.pixels,
-            "kept": 1, "gather": 1, "d_base": d.base, "d_stride": d.stride, "d_scale": d.scale,
+            "steps": self.window.images * y.shape.pixels, "images": self.window.images,
+            "pixels": y.shape.pixels, "first_sample": self.window.first,
+            "kept": 1, "gather": int(not self.window.gathered),
+            "d_base": d.base, "d_stride": d.stride, "d_scale": d.scale,
             "out_base": target.base, "out_stride": target.stride,
             "out_scale": self.raw_scales[index - 1], "mask": int(x.relu),
             "opcode": Opcode.VECTOR, "scaled": 1, "measure": 1,
         }
         found = []
         if x.shape.height % layer.size or x.shape.width % layer.size:
-            found.append(self._fill(target))
+            found.append(self._fill(target, words=self.window.images * target.shape.pixels))
         if isinstance(layer, MaxPool):
             found.append(Descriptor(
                 function=Function.MAXIMUM_GRADIENT, packed_base=y.base, w_block=y.stride,
@@ -509,15 +575,14 @@ class Network:
                                     factor=factor, **fields))
         return found
 
-    def _fill(self, target: Tensor) -> Descriptor:
-        words = self.batch * target.shape.pixels
+    def _fill(self, target: Tensor, *, words: int) -> Descriptor:
         return Descriptor(
             opcode=Opcode.VECTOR, function=Function.FILL, gradients=1, k_tiles=target.blocks,
             steps=words, t_x=min(words, 4095), t_y=-(-words // 4095), x_pixel=1, x_row=4095,
             out_base=target.base, x_stride=target.stride, out_stride=target.stride,
             taps_y=1, taps_x=1, y_limit=4095, x_limit=4095)
 
-    def _skip_gradients(self, index: int) -> list[Descriptor]:
+    def skip_gradients(self, index: int, policy: Policy) -> list[Descriptor]:
         """Return the additions of what residual additions hand back to layer `index`."""
         d = self.gradients.get(index)
         found = []
@@ -528,12 +593,14 @@ class Network:
             y, other = self.activations[index], self.gradients[later]
             found.append(Descriptor(
                 opcode=Opcode.VECTOR, function=Function.ADD, gradients=1, scaled=1, measure=1,
-                kept=1, gather=1, images=self.batch, pixels=d.shape.pixels,
-                steps=self.batch * d.shape.pixels, t_x=d.shape.width, t_y=d.shape.height,
+                kept=1, gather=int(not self.window.gathered), images=self.window.images,
+                pixels=d.shape.pixels, first_sample=self.window.first,
+                steps=self.window.images * d.shape.pixels, t_x=d.shape.width, t_y=d.shape.height,
                 k_tiles=d.blocks, x_base=d.base,
                 x_stride=d.stride, x_scale=scale, d_base=other.base, d_stride=other.stride,
                 d_scale=other.scale, out_base=d.base, out_stride=d.stride, out_scale=d.scale,
-                mask=int(y.relu), packed_base=y.base, w_block=y.stride, stochastic=1))
+                mask=int(y.relu), packed_base=y.base, w_block=y.stride,
+                stochastic=int(policy.stochastic)))
             scale = d.scale
         return found
 
@@ -556,6 +623,38 @@ def compile_network(config: Config, graph: Graph, batch: int) -> Network:
     ------
     CompileError
         If a buffer is too small, which names the field to raise.
+    """
+    network = place_network(config, graph, batch)
+    used = network.spare_activations
+    largest = max(a.stride for a in network.activations)
+    if used + largest > config.activation_depth:
+        raise CompileError(
+            f"activations of {batch} samples take {used + largest} words: raise activation_depth "
+            f"{config.activation_depth} or lower the batch")
+    own = {id(d): d for d in network.gradients.values()}.values()
+    place = sum(d.blocks * d.stride for d in own) + max(d.stride for d in own)
+    if place > config.gradient_depth:
+        raise CompileError(
+            f"gradients of {batch} samples take {place} words: raise gradient_depth "
+            f"{config.gradient_depth} or lower the batch")
+    if 2 * network.image_words > config.image_depth:
+        raise CompileError(
+            f"two batches of {batch} images take {2 * network.image_words} words: raise "
+            f"image_depth {config.image_depth} or lower the batch")
+    if network.weight_rows > config.weight_depth:
+        raise CompileError(
+            f"the weights take {network.weight_rows} rows: raise weight_depth "
+            f"{config.weight_depth}")
+    return network
+
+
+def place_network(config: Config, graph: Graph, batch: int) -> Network:
+    """Lay a network out one tensor after the other, as if buffers had no end but that of biases.
+
+    Raises
+    ------
+    CompileError
+        If the machine cannot run it with buffers of any size, or lacks scales or biases.
     """
     if config.rows != config.columns:
         raise CompileError(
@@ -590,44 +689,27 @@ def compile_network(config: Config, graph: Graph, batch: int) -> Network:
             shape=shape, base=used, stride=stride, blocks=blocks, scale=scale(name),
             unsigned=unsigned, relu=relu))
         used += blocks * stride
-    room = config.activation_depth
-    largest = max(a.stride for a in activations)
-    if used + largest > room:
-        raise CompileError(
-            f"activations of {batch} samples take {used + largest} words: raise activation_depth "
-            f"{room} or lower the batch")
-
-    gradients, raw_scales, place = _place_gradients(graph, shapes, edge, batch, scale)
-    if place > config.gradient_depth:
-        raise CompileError(
-            f"gradients of {batch} samples take {place} words: raise gradient_depth "
-            f"{config.gradient_depth} or lower the batch")
-
+    gradients, raw_scales = _place_gradients(graph, shapes, edge, batch, scale)
     image = ImageLayout(
         height=graph.input.height, width=graph.input.width, channels=graph.input.channels,
         kernel=graph.layers[0].taps, stride=graph.layers[0].stride, pad=graph.layers[0].padding,
         rows=config.rows, lanes=config.lane_count)
     image_words = batch * image.x_image // config.lane_count
-    if 2 * image_words > config.image_depth:
-        raise CompileError(
-            f"two batches of {batch} images take {2 * image_words} words: raise image_depth "
-            f"{config.image_depth} or lower the batch")
-
     weights = _place_weights(config, graph, shapes, image, scale)
     if len(scales) > 64:
         raise CompileError(f"the network needs {len(scales)} scales, the machine has 64")
     return Network(
         config=config, graph=graph, batch=batch, activations=activations, gradients=gradients,
         weights=weights, image=image, scales=scales, spare_activations=used,
-        image_words=image_words, raw_scales=raw_scales)
+        image_words=image_words, raw_scales=raw_scales, window=Window(images=batch))
 
 
 def _place_gradients(graph, shapes, edge, batch, scale):
-    """Return the gradients by layer, the scales in which they are first written, and their size."""
+    """Return the gradients by layer, and the scales in which they are first written."""
     sources = {layer.of for layer in graph.layers if isinstance(layer, Add)}
     gradients: dict[int, Tensor] = {}
     raw_scales: dict[int, int] = {}
-    place = largest = 0
+    place = 0
     for index in reversed(range(len(shapes))):
         after = graph.layers[index + 1] if index + 1 < len(shapes) else None
         if isinstance(after, Add):
@@ -645,8 +727,7 @@ def _place_gradients(graph, shapes, edge, batch, scale):
         gradients[index] = Tensor(
             shape=shape, base=place, stride=stride, blocks=blocks, scale=summed)
         place += blocks * stride
-        largest = max(largest, stride)
-    return gradients, raw_scales, place + largest
+    return gradients, raw_scales
 
 
 def _place_weights(config, graph, shapes, image, scale) -> dict[int, Weights]:
@@ -672,16 +753,22 @@ def _place_weights(config, graph, shapes, image, scale) -> dict[int, Weights]:
         weights[index] = placed
         row += placed.count * config.rows
         bias_row += n_tiles * layer.bias
-    if row > config.weight_depth:
-        raise CompileError(
-            f"the weights take {row} rows: raise weight_depth {config.weight_depth}")
     if bias_row > config.bias_depth:
         raise CompileError(f"the biases take {bias_row} rows: raise bias_depth {config.bias_depth}")
     # Behind the weights the state buffer has room for gradients, of one layer at a time.
     for index, placed in weights.items():
-        if row + placed.count * config.rows <= config.weight_depth:
+        if row + gradient_rows(config, graph, placed) <= config.weight_depth:
             weights[index] = replace(placed, spare=row)
     return weights
+
+
+def gradient_rows(config: Config, graph: Graph, weights: Weights) -> int:
+    """Return the rows behind `spare` that the stored gradient of a layer takes.
+
+    The phases of a stride begin at tiles of their own, and each is checked for the extent of all.
+    """
+    phases = getattr(graph.layers[weights.index], "stride", 1) > 1
+    return (weights.count + phases * weights.block_tiles) * config.rows
 
 
 def tile_matrix(network: Network, index: int, dense: np.ndarray, fill: int = 0) -> np.ndarray:
@@ -699,10 +786,3 @@ def tile_matrix(network: Network, index: int, dense: np.ndarray, fill: int = 0) 
     padded[:, :, :dense.shape[2], :dense.shape[3]] = dense
     tiles = padded.reshape(taps_y, taps_x, blocks, rows, n_tiles, columns)
     return tiles.transpose(2, 0, 1, 4, 3, 5).reshape(-1, columns)
-
-
-def region_size(network: Network, region: Region) -> int:
-    """Return the words of a buffer that the network uses."""
-    if region == Region.WEIGHT:
-        return sum(w.count for w in network.weights.values()) * network.config.rows
-    raise ValueError(f"no size is kept for {region!r}")

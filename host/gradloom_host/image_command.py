@@ -13,8 +13,8 @@ from rich.table import Table
 from gradloom_golden.config import Config
 from gradloom_golden.program import Schedule, SkipRule
 
-from .cnn import Epoch, ImageData, ImageTrainer, memory_needed
-from .compiler import Policy, compile_network
+from .cnn import Epoch, ImageData, ImageTrainer, memory_needed, plan_network
+from .compiler import Policy
 from .files import write_file
 from .graph import Conv, Graph, Linear, Shape
 from .idx import load_idx
@@ -32,7 +32,7 @@ NETWORK = Graph(Shape(1, 28, 28), [
 BATCH = 16
 RATE = 5
 MOMENTUM = 3
-SAMPLES = 32_000
+SAMPLES = 60_000
 STEPS_A_LIST = 20
 KEEP_ALL = 65535
 
@@ -69,7 +69,7 @@ def train_images(options: argparse.Namespace, config: Config) -> int:
     policy = Policy(
         rate=RATE, momentum=MOMENTUM, threshold=threshold, skip_rule=SkipRule.PROBABILITY,
         lanes=(8 // (options.lanes or 8),), schedule=Schedule[options.schedule.upper()])
-    network = compile_network(config, NETWORK, BATCH)
+    plan = plan_network(config, NETWORK, BATCH, policy.lanes)
     if options.report is not None:
         options.report.mkdir(parents=True, exist_ok=True)
     console = Console()
@@ -77,9 +77,9 @@ def train_images(options: argparse.Namespace, config: Config) -> int:
                TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("compiling the machine", total=None)
-        system = System(config, options.backend, memory_bytes=memory_needed(data, network),
+        system = System(config, options.backend, memory_bytes=memory_needed(data, plan),
                         check=options.check, waves=options.waves)
-        trainer = ImageTrainer(system, NETWORK, data, policy, batch=BATCH, seed=options.seed)
+        trainer = ImageTrainer(system, plan, data, policy, seed=options.seed)
         progress.update(task, description="training", total=1.0, completed=0.0)
         started = time.monotonic()
         epochs = list(trainer.epochs(

@@ -259,6 +259,8 @@ def _trace(options: argparse.Namespace) -> int:
     title = f"{config.rows}x{config.columns}, {options.schedule}, {options.steps} steps"
     if options.lanes > 1:
         title += f", {options.lanes} lanes"
+    if options.tiles > 1:
+        title += f", {options.tiles} tiles"
     write_file(options.output, draw(found, title))
     print(options.output)
     return DONE

@@ -171,16 +171,19 @@ def _later(values: np.ndarray, cycles: int) -> np.ndarray:
 
 
 COLOURS = {
-    Slot.IDLE: ("idle", "#eeeeee"),
-    Slot.FORWARD: ("forward: X W", "#4477aa"),
-    Slot.INPUT_GRADIENT: ("input gradient: D W'", "#228833"),
-    Slot.WEIGHT_GRADIENT: ("weight gradient: X' D", "#ccbb44"),
+    Slot.IDLE: ("multiplier: idle", "#eeeeee"),
+    Slot.FORWARD: ("multiplier: forward, X W", "#4477aa"),
+    Slot.INPUT_GRADIENT: ("multiplier: input gradient, D W'", "#228833"),
+    Slot.WEIGHT_GRADIENT: ("multiplier: weight gradient, X' D", "#ccbb44"),
 }
 CHAIN_COLOURS = {
-    Chain.LOAD: ("loads weights", "#66ccee"),
-    Chain.DRAIN: ("drains gradients", "#ee6677"),
-    Chain.BOTH: ("loads and drains", "#aa3377"),
+    Chain.LOAD: ("thin bar: next weights enter", "#66ccee"),
+    Chain.DRAIN: ("thin bar: gradients leave", "#ee6677"),
+    Chain.BOTH: ("thin bar: gradients leave, weights enter", "#aa3377"),
 }
+
+MOST_NAMED = 64
+"""Cells that a picture names one by one."""
 
 
 def draw(found: Trace, title: str) -> bytes:
@@ -207,12 +210,21 @@ def draw(found: Trace, title: str) -> bytes:
         figsize=(min(24, 4 + cycles / 8), min(48, 2 + rows * columns / 8)), layout="constrained")
     axis.imshow(image, aspect="auto", interpolation="nearest", vmin=0, vmax=len(shown) - 1,
                 cmap=colors.ListedColormap(shown), extent=(0, cycles, rows * columns, 0))
-    axis.set_yticks(np.arange(rows) * columns, [f"row {row}" for row in range(rows)], va="top")
-    axis.set_yticks(np.arange(rows * columns), minor=True)
+    places = np.arange(rows * columns)
+    few = rows * columns <= MOST_NAMED
+    axis.set_yticks(places[::columns], ["" if few else f"row {row}" for row in range(rows)],
+                    va="top")
+    axis.set_yticks(places, minor=True)
+    if few:
+        for place in places:
+            axis.annotate(f"row {place // columns}, column {place % columns}", (0, place + 0.5),
+                          xytext=(-6, 0), textcoords="offset points", ha="right", va="center",
+                          fontsize=7)
     axis.grid(axis="y", which="both", color="white", linewidth=0.6)
     axis.grid(axis="y", which="major", color="black", linewidth=0.6)
     axis.set_xlabel("cycle")
-    axis.set_ylabel("cells, by row and column")
+    if not few:
+        axis.set_ylabel("cells, by row and column")
     axis.set_title(f"{title}: {found.utilization:.0%} of the cells' cycles multiply")
     used = {*np.unique(slots)}
     moved = {*np.unique(chains)}
@@ -220,7 +232,7 @@ def draw(found: Trace, title: str) -> bytes:
               for kind, (label, colour) in COLOURS.items() if kind in used]
     legend += [patches.Patch(color=colour, label=label)
                for kind, (label, colour) in CHAIN_COLOURS.items() if kind in moved]
-    figure.legend(handles=legend, loc="outside lower center", ncols=3)
+    figure.legend(handles=legend, loc="outside lower center", ncols=2)
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=100, metadata={"Software": None})
     pyplot.close(figure)

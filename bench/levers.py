@@ -18,9 +18,10 @@ from rich.progress import Progress
 from gradloom_golden.config import preset
 from gradloom_golden.program import Schedule
 from gradloom_host.cnn import Epoch, ImageData, ImageTrainer, memory_needed
-from gradloom_host.compiler import Policy, compile_network
+from gradloom_host.compiler import Policy
 from gradloom_host.idx import load_idx
 from gradloom_host.image_command import BATCH, MOMENTUM, NETWORK, RATE, STEPS_A_LIST
+from gradloom_host.resident import Resident
 from gradloom_host.system import System
 
 PROBABILITY = 0.95
@@ -72,9 +73,9 @@ def trained(options: argparse.Namespace) -> ImageTrainer:
         test_labels=raw.test_labels[:BATCH].astype(np.int64))
     with Progress(transient=True, console=Console(stderr=True)) as progress:
         task = progress.add_task("compiling the machine", total=None)
-        system = System(config, check=options.check, memory_bytes=memory_needed(
-            data, compile_network(config, NETWORK, BATCH)))
-        trainer = ImageTrainer(system, NETWORK, data, PLAIN, batch=BATCH, halves=False)
+        plan = Resident(config, NETWORK, BATCH)
+        system = System(config, check=options.check, memory_bytes=memory_needed(data, plan))
+        trainer = ImageTrainer(system, plan, data, PLAIN, halves=False)
         progress.update(task, description="training first", total=1.0)
         if options.warmup:
             list(trainer.epochs(1, samples=options.warmup, steps_a_list=STEPS_A_LIST,

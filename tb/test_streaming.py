@@ -8,7 +8,6 @@ import pytest
 
 from gradloom_golden.config import PRESETS, Config
 from gradloom_golden.program import Opcode, Region, Schedule, memory_shape
-from gradloom_host import cnn
 from gradloom_host.cnn import ImageData, ImageTrainer, memory_needed, plan_network
 from gradloom_host.compiler import CompileError, Policy
 from gradloom_host.graph import Add, AveragePool, Conv, Graph, Linear, MaxPool, Shape
@@ -58,12 +57,6 @@ SPLIT = ("added twice", "wide")
 POLICY = Policy(fused=False, stochastic=False, threshold=30000, rate=3)
 
 
-@pytest.fixture(autouse=True)
-def calibrate_briefly(monkeypatch):
-    """The exponents need not settle for this."""
-    monkeypatch.setattr(cnn, "CALIBRATIONS", 2)
-
-
 def data_of(graph: Graph, rng: np.random.Generator) -> ImageData:
     size = graph.input.height, graph.input.width, graph.input.channels
     classes = graph.layers[-1].features
@@ -79,7 +72,7 @@ def train(plan, policy=POLICY, *, config: Config = CONFIG, backend="golden", **o
     data = data_of(plan.network.graph, np.random.default_rng([seed(), 1]))
     system = System(config, backend, memory_bytes=memory_needed(data, plan), **options)
     try:
-        trainer = ImageTrainer(system, plan, data, policy)
+        trainer = ImageTrainer(system, plan, data, policy, calibrations=2)
         [epoch] = trainer.epochs(1)
         rows, columns = plan.network.weight_rows, config.columns
         found = {name: system.read(region, 0, memory_shape(config, region)[0])

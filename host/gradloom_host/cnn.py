@@ -128,10 +128,12 @@ class ImageTrainer:
         Of weights, order and stochastic rounding.
     halves : bool
         Halve the learning rate after `HALVINGS` of the training.
+    calibrations : int
+        Passes over the first batch in which exponents settle before anything is learned.
     """
 
     def __init__(self, system: System, plan: Plan, data: ImageData, policy: Policy, *,
-                 seed: int = 1, halves: bool = True):
+                 seed: int = 1, halves: bool = True, calibrations: int = CALIBRATIONS):
         self.system = system
         self.data = data
         self.policy = policy
@@ -156,7 +158,7 @@ class ImageTrainer:
             loads += [load(Region.WEIGHT, 0, len(weights), self.weights),
                       load(Region.STATE, 0, len(state), self.state)]
         self._run(loads)
-        self._calibrate()
+        self._calibrate(calibrations)
 
     # Memory.
 
@@ -241,12 +243,12 @@ class ImageTrainer:
         self.system.store_list(self._lists, descriptors)
         return self.system.run(self._lists, len(descriptors))
 
-    def _calibrate(self) -> None:
+    def _calibrate(self, passes: int) -> None:
         """Let the machine find its exponents on one batch, before anything is learned."""
         batch = self.network.batch
         self._store_samples(self.data.train_images[:batch], self.data.train_labels[:batch])
         step = Step(batch=0, policy=self.policy, update=False)
-        self._run(self.plan.descriptors([replace(step) for _ in range(CALIBRATIONS)]))
+        self._run(self.plan.descriptors([replace(step) for _ in range(passes)]))
 
     def epochs(self, count: int, *, samples: int | None = None,
                progress: Callable[[float], None] = lambda share: None,

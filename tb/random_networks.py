@@ -90,18 +90,23 @@ def _more(rng, edge: int, shapes: list[Shape], layers: list[Layer]) -> list[Laye
     return [Linear(features=int(rng.integers(1, 2 * edge + 1)))]
 
 
-def random_graph(rng: np.random.Generator, edge: int) -> Graph:
+def random_graph(rng: np.random.Generator, edge: int, *, flat: bool = False) -> Graph:
     """Return a network of up to ten layers on small images.
 
     Parameters
     ----------
     edge : int
         Rows of the array; layers have up to twice as many channels.
+    flat : bool
+        The first layer sees whole images.
     """
     while True:
         shape = Shape(int(rng.integers(1, 4)), *(int(n) for n in rng.integers(3, 9, 2)))
         last = Linear(features=int(rng.integers(2, 2 * edge)), relu=False, bias=_flag(rng))
         layers: list[Layer] = [_conv(rng, edge)]
+        if flat:
+            layers = [Linear(features=int(rng.integers(1, 2 * edge + 1)), bias=_flag(rng),
+                             relu=_flag(rng))]
         try:
             for _ in range(int(rng.integers(1, 5))):
                 shapes = Graph(shape, [*layers, last]).shapes()[:-1]
@@ -123,10 +128,11 @@ def _policy(rng, config: Config, layers: int) -> Policy:
         fused=_flag(rng, 0.7), stochastic=_flag(rng))
 
 
-def random_case(rng: np.random.Generator, config: Config) -> Case:
-    """Return a network that fits the machine, with all its descriptors."""
+def random_case(rng: np.random.Generator, config: Config, *, flat: bool = False) -> Case:
+    """Return a network that fits the machine, with all its descriptors; `flat` as above."""
     while True:
-        graph, batch = random_graph(rng, config.rows), int(rng.choice(_BATCHES))
+        graph = random_graph(rng, config.rows, flat=flat)
+        batch = int(rng.choice(_BATCHES))
         try:
             network = compile_network(config, graph, batch)
             case = Case(

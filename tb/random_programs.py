@@ -1,6 +1,7 @@
 """Random programs: descriptors that a machine accepts, and descriptors that it refuses."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from gradloom_golden.program import (
     memory_shape,
     reserved_masks,
 )
-from gradloom_golden.program_check import MAX_TILES
+from gradloom_golden.program_check import MAX_TILES, WINDOW_FUNCTIONS
 
 __all__ = [
     "BUFFERS",
@@ -33,6 +34,7 @@ __all__ = [
     "random_contents",
     "random_descriptor",
     "random_program",
+    "vector_edges",
 ]
 
 BUFFERS = (
@@ -265,17 +267,25 @@ def _update(rng, config: Config) -> Descriptor:
 
 
 def _vector(rng, config: Config, opcode: Opcode, steps: int) -> Descriptor | None:
-    """Return a residual addition or a bias update, each perhaps one of several chunks."""
+    make = (_bias_update, _addition, _windows, _windows)[rng.integers(4)]
+    return make(rng, config, opcode, steps)
+
+
+def _bias_update(rng, config: Config, opcode: Opcode, steps: int) -> Descriptor | None:
+    """Return a bias update, perhaps one of several chunks."""
+    n_tiles = min(int(rng.choice(_TILES)), config.bias_depth)
+    words = -(-n_tiles * config.columns // config.lane_count)
+    spare = config.gradient_depth - words * steps
+    return None if spare < 0 else Descriptor(
+        opcode=opcode, function=Function.BIAS_UPDATE, steps=steps, k_tiles=1, n_tiles=n_tiles,
+        d_base=_within(rng, spare), d_stride=steps, first=_flag(rng), last=_flag(rng, 0.7),
+        bias_base=_within(rng, config.bias_depth - n_tiles), stochastic=_flag(rng),
+        gradient_shift=int(rng.integers(0, 12)), **_scales(rng))
+
+
+def _addition(rng, config: Config, opcode: Opcode, steps: int) -> Descriptor | None:
+    """Return a residual addition."""
     blocks = int(rng.integers(1, 4))
-    if rng.random() < 0.4:
-        n_tiles = min(int(rng.choice(_TILES)), config.bias_depth)
-        words = -(-n_tiles * config.columns // config.lane_count)
-        spare = config.gradient_depth - words * steps
-        return None if spare < 0 else Descriptor(
-            opcode=opcode, function=Function.BIAS_UPDATE, steps=steps, k_tiles=1, n_tiles=n_tiles,
-            d_base=_within(rng, spare), d_stride=steps, first=_flag(rng), last=_flag(rng, 0.7),
-            bias_base=_within(rng, config.bias_depth - n_tiles), stochastic=_flag(rng),
-            gradient_shift=int(rng.integers(0, 12)), **_scales(rng))
     gradients = _flag(rng)
     depth = config.gradient_depth if gradients else config.activation_depth
     size = blocks * steps
@@ -294,6 +304,88 @@ def _vector(rng, config: Config, opcode: Opcode, steps: int) -> Descriptor | Non
         stochastic=_flag(rng), measure=_flag(rng), out_shift=int(rng.integers(0, 6)),
         gradient_shift=int(rng.integers(0, 4)), rate_shift=int(rng.integers(0, 4)),
         **_scales(rng))
+
+
+def _windows(rng, config: Config, opcode: Opcode, steps: int) -> Descriptor | None:
+    """Return pooling, its gradient, or a fill, over windows of images that may be padded."""
+    function = Function(rng.choice(WINDOW_FUNCTIONS))
+    hands_back = function in (Function.MAXIMUM_GRADIENT, Function.AVERAGE_GRADIENT)
+    t_y, t_x, taps_y, taps_x = (int(count) for count in rng.integers(1, 4, 4))
+    # Windows that hand gradients back do not overlap.
+    step_y, step_x = (taps_y, taps_x) if hands_back else (int(n) for n in rng.integers(1, 4, 2))
+    pad_y, pad_x = _within(rng, taps_y - 1), _within(rng, taps_x - 1)
+    height = max(1, (t_y - 1) * step_y + taps_y - 2 * pad_y + _flag(rng))
+    width = max(1, (t_x - 1) * step_x + taps_x - 2 * pad_x + _flag(rng))
+    blocks = int(rng.integers(1, 4))
+    walked = -(-steps // (t_y * t_x)) * height * width + _within(rng, 3)
+    in_order = steps + _within(rng, 3)
+    activation, gradient = config.activation_depth, config.gradient_depth
+    gradients = _flag(rng)
+    out_stride = walked if hands_back or function == Function.FILL else in_order
+    on_gradients = hands_back or (function == Function.FILL and gradients)
+    spare = (gradient if on_gradients else activation) - blocks * (walked + in_order)
+    mask_spare = activation - blocks * max(walked, in_order)
+    if min(spare, mask_spare) < 0:
+        return None
+    # What is read lies before what is written to the same buffer.
+    first = _within(rng, spare)
+    read = in_order if hands_back else walked
+    out_base = first + blocks * read + _within(rng, spare - first)
+    return Descriptor(
+        opcode=opcode, function=function, steps=steps, k_tiles=blocks, gradients=gradients,
+        t_y=t_y, t_x=t_x, taps_y=taps_y, taps_x=taps_x, y_step=step_y, x_step=step_x,
+        x_pixel=step_x, x_row=step_y * width, x_image=height * width, tap_row=width, tap_pixel=1,
+        x_offset=-pad_y * width - pad_x, y_first=-pad_y, x_first=-pad_x, y_limit=height,
+        x_limit=width, tap_dy=1, tap_dx=1, pixels=t_y * t_x,
+        x_base=_within(rng, mask_spare) if hands_back else first, x_stride=walked,
+        d_base=first if hands_back else 0, d_stride=in_order,
+        packed_base=_within(rng, mask_spare), w_block=in_order,
+        out_base=out_base, out_stride=out_stride,
+        gather=_flag(rng), first_sample=_within(rng, 3), mask=_flag(rng), relu=_flag(rng),
+        x_unsigned=_flag(rng), y_unsigned=_flag(rng), stochastic=_flag(rng), measure=_flag(rng),
+        factor=int(rng.choice([0, 1, 37, 255])), out_shift=int(rng.integers(0, 11)),
+        **_scales(rng))
+
+
+def _sides(config: Config, d: Descriptor) -> list[tuple[str, int, Region]]:
+    """Return the bases of a VECTOR descriptor, the words behind each, and the buffer it is in."""
+    if d.function == Function.BIAS_UPDATE:
+        words = -(-d.n_tiles // (config.lane_count // config.columns))
+        return [("d_base", words * d.d_stride, Region.GRADIENT),
+                ("bias_base", d.n_tiles, Region.BIAS)]
+    activation, gradient = Region.ACTIVATION, Region.GRADIENT
+    chosen = gradient if d.gradients else activation
+    x, packed, given, out = {
+        Function.ADD: (chosen, Region.MASK if d.gradients and d.mask else None, chosen, chosen),
+        Function.MAXIMUM: (activation, None, None, activation),
+        Function.AVERAGE: (activation, None, None, activation),
+        Function.MAXIMUM_GRADIENT: (activation, activation, gradient, gradient),
+        Function.AVERAGE_GRADIENT: (Region.MASK if d.mask else None, None, gradient, gradient),
+        Function.FILL: (None, None, None, chosen),
+    }[Function(d.function)]
+    sides = (("x_base", d.x_stride, x), ("packed_base", d.w_block, packed),
+             ("d_base", d.d_stride, given), ("out_base", d.out_stride, out))
+    return [(base, d.k_tiles * stride, region) for base, stride, region in sides
+            if region is not None]
+
+
+def vector_edges(
+    rng: np.random.Generator, config: Config
+) -> list[tuple[Descriptor, Descriptor, Region]]:
+    """Return, for each buffer that a random VECTOR reaches, it at the buffer's end and beyond.
+
+    The first of a pair ends with the last word of the buffer, and its regions may overlap; the
+    second goes on behind it, by one word or by more.
+    """
+    good = random_descriptor(rng, config, Opcode.VECTOR)
+    found = []
+    for base, words, region in _sides(config, good):
+        last = memory_shape(config, region)[0] - words
+        # A base of biases has few bits.
+        most = 255 - last if base == "bias_base" else (1 << 32) - 1 - last
+        beyond = last + (1 if _flag(rng) else int(rng.integers(1, most + 1)))
+        found.append((replace(good, **{base: last}), replace(good, **{base: beyond}), region))
+    return found
 
 
 def _angle(rng, config: Config) -> Descriptor:
@@ -375,7 +467,7 @@ def program_coverage(config: Config) -> Coverage:
             "confidence blocks": ("one", "many"),
             "angle first x last": cross((0, 1), (0, 1)),
             "after": cross([o.name for o in OPCODES], [o.name for o in OPCODES]),
-            "function": (Function.ADD.name, Function.BIAS_UPDATE.name),
+            "function": [function.name for function in Function],
             "skip rule": [rule.name for rule in SkipRule],
             "scaled": (0, 1),
         }

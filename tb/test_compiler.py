@@ -150,9 +150,9 @@ class Bench:
         tensor = self.network.gradients[index]
         words = self.machine.memory[Region.GRADIENT]
         words[:] = 0x55                                    # of skipped samples nothing may be used
-        flat = values[:images].reshape(-1, tensor.shape.channels)
+        flat, edge = values[:images].reshape(-1, tensor.shape.channels), self.config.lane_count
         for block in range(tensor.blocks):
-            lanes = flat[:, block * 4:block * 4 + 4] & (1 << self.config.gradient_bits) - 1
+            lanes = flat[:, block * edge:block * edge + edge] & (1 << self.config.gradient_bits) - 1
             rows = slice(tensor.base + block * tensor.stride,
                          tensor.base + block * tensor.stride + len(flat))
             words[rows] = 0
@@ -308,6 +308,66 @@ def test_residual_gradients_add_up(kept, rng):
         bench.gradient(0)[:len(kept)], saturate(expected, CONFIG.gradient_bits))
 
 
+# Shape of the images, and rows and columns of the array. At 4 rows the last has 196 tiles.
+WHOLE = {
+    "digits": (Shape(1, 8, 8), 4), "colours": (Shape(3, 5, 7), 4), "point": (Shape(2, 1, 1), 4),
+    "mnist": (Shape(1, 28, 28), 4), "mnist on eight": (Shape(1, 28, 28), 8),
+}
+
+
+@pytest.mark.parametrize("layers", [
+    [Linear(features=6), LOGITS], [Linear(features=5, bias=False, relu=False), LOGITS], [LOGITS]],
+    ids=["relu", "plain", "alone"])
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_first_linear_sees_whole_images(name, layers, rng):
+    shape, edge = WHOLE[name]
+    config = CONFIG.with_changes(rows=edge, columns=edge, weight_depth=4096)
+    bench = Bench(Graph(shape, layers), rng, config=config)
+    bench.forward()
+    x = bench.images.reshape(BATCH, -1)
+    total = x @ bench.weights[0].reshape(x.shape[1], -1)
+    total += bench.biases[0]                               # all are given in units of one
+    scale = bench.exponents[bench.network.activations[0].scale]
+    signed = not layers[0].relu
+    y = saturate(round_shift(total if signed else np.maximum(total, 0), int(scale)), 8,
+                 signed=signed)
+    np.testing.assert_array_equal(bench.activation(0).reshape(BATCH, -1), y)
+    assert len(np.unique(y)) > 1
+    kept = [1, 3]
+    d = rng.integers(-40, 41, bench.activation(0).shape)
+    bench.put_gradient(0, d, len(kept))
+    bench.keep(kept)
+    bench.run([each for each in bench.network.backward(0, EVERY) if each.opcode == Opcode.BACKWARD])
+    expected = x[kept].T @ d[:len(kept)].reshape(len(kept), -1)
+    np.testing.assert_array_equal(bench.stored(0).reshape(expected.shape), expected)
+    assert expected.any()
+
+
+def test_packed_images_that_do_not_fit_are_named():
+    """The machine takes as many packed words as it has, and the compiler tells of one more."""
+    config = CONFIG.with_changes(activation_depth=64, weight_depth=1 << 13)
+    policy = replace(EVERY, lanes=(4,))
+    taken, refused = (compile_network(config, Graph(Shape(1, 8, 8), [
+        Linear(features=features, relu=False)]), 1) for features in (192, 193))
+    # 16 tiles are packed to a word each; activations take a word for 4 features.
+    for d in taken.backward(0, policy):
+        assert check(config, d.encode()) == Error.NONE
+    with pytest.raises(CompileError, match=(
+            r"^packed inputs of layer 0 need 16 words behind the activations: raise "
+            r"activation_depth 64, lower the batch or use one lane$")):
+        refused.backward(0, policy)
+
+
+@pytest.mark.parametrize(("layer", "tiles"), [
+    (Linear(features=4, relu=False), 257), (Linear(features=1025, relu=False), 257)])
+def test_more_tiles_than_a_machine_takes_are_refused(layer, tiles):
+    wide = 1028 if layer.features == 4 else 4
+    config = CONFIG.with_changes(image_depth=1 << 14, activation_depth=1 << 14,
+                                 gradient_depth=1 << 14, weight_depth=1 << 14, bias_depth=256)
+    with pytest.raises(CompileError, match=rf"^layer 0 takes {tiles} tiles along an edge, and a "):
+        compile_network(config, Graph(Shape(4, wide // 4, 1), [layer]), BATCH)
+
+
 def test_chunks_store_then_add(rng):
     """Images that do not fit the sums buffer together give one gradient all the same."""
     config = CONFIG.with_changes(steps_depth=64)
@@ -365,9 +425,9 @@ def test_images_larger_than_the_sums_are_refused():
         network.forward(0)
 
 
-@pytest.mark.parametrize("first", [Linear(features=4), Conv(channels=4, groups=2)])
+@pytest.mark.parametrize("first", [MaxPool(size=2), Conv(channels=4, groups=2)])
 def test_the_first_layer_reads_images(first):
-    with pytest.raises(CompileError, match=r"^the first layer must be a Conv with one group"):
+    with pytest.raises(CompileError, match=r"^the first layer must be a Linear or a Conv with one"):
         compile_network(CONFIG, Graph(INPUT, [first, LOGITS]), 4)
 
 

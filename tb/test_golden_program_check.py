@@ -19,8 +19,10 @@ from gradloom_golden.program_check import MAX_TILES, check
 
 TINY = preset("tiny")
 TALL = TINY.with_changes(rows=16)
+BROAD = TINY.with_changes(columns=16)
 PLAIN = TINY.with_changes(lanes=False)
-DEEP = TINY.with_changes(weight_depth=1 << 16, activation_depth=1 << 16)
+DEEP = TINY.with_changes(weight_depth=1 << 16, activation_depth=1 << 16, gradient_depth=1 << 12,
+                         bias_depth=256)
 FORWARD = Descriptor(opcode=Opcode.FORWARD, steps=8, x_stride=8, k_tiles=2, n_tiles=3)
 BACKWARD = Descriptor(opcode=Opcode.BACKWARD, steps=8, x_stride=8, k_tiles=2, n_tiles=3, mask=1)
 ONLY_X = replace(BACKWARD, schedule=Schedule.INPUT_GRADIENT)
@@ -38,8 +40,17 @@ CONV = replace(FORWARD, conv=1, t_x=2, t_y=2, taps_y=2, taps_x=2, w_block=12, w_
 CONV_BACK = replace(CONV, opcode=Opcode.BACKWARD, mask=1)
 PATCH = replace(CONV, patch=1)
 GROWN = TINY.with_changes(weight_depth=256)
+# Eight windows of 2 x 2 pixels, in two blocks; the strides differ from side to side.
 POOL = Descriptor(opcode=Opcode.VECTOR, function=Function.MAXIMUM, steps=8, k_tiles=2, t_x=2,
-                  t_y=2, taps_y=2, taps_x=2)
+                  t_y=2, taps_y=2, taps_x=2, x_stride=32, out_stride=10)
+FINDS = replace(POOL, function=Function.MAXIMUM_GRADIENT, d_stride=9, out_stride=33, w_block=11)
+SPREADS = replace(FINDS, function=Function.AVERAGE_GRADIENT, mask=1)
+FILL = replace(POOL, function=Function.FILL)
+ADD = Descriptor(opcode=Opcode.VECTOR, function=Function.ADD, steps=8, k_tiles=2, x_stride=8,
+                 d_stride=9, out_stride=10)
+MASKED = replace(ADD, gradients=1, mask=1, w_block=11)
+BIAS = Descriptor(opcode=Opcode.VECTOR, function=Function.BIAS_UPDATE, steps=8, k_tiles=1,
+                  n_tiles=3, d_stride=9)
 
 # (machine, descriptor, changes that pass, changes that one step further fail, error). A word of
 # TINY holds four elements: the extents below are 2 or 3 blocks of 8 rows, and 24 tile rows.
@@ -119,12 +130,54 @@ LIMITS = [
      {}, {"d_moves": 1}, Error.GEOMETRY),
     (TINY, FORWARD, {"bias": 1, "bias_base": 13}, {"bias": 1, "bias_base": 14},
      Error.BIAS_RANGE),
-    (TINY, POOL, {"steps": 1 << 10}, {"steps": 0}, Error.STEPS),
-    (TINY, POOL, {"k_tiles": MAX_TILES}, {"k_tiles": MAX_TILES + 1}, Error.TILES),
+    (TINY, POOL, {"steps": 1}, {"steps": 0}, Error.STEPS),
+    (DEEP, POOL, {"k_tiles": MAX_TILES}, {"k_tiles": MAX_TILES + 1}, Error.TILES),
     (TINY, POOL, {"taps_x": 1}, {"taps_x": 0}, Error.GEOMETRY),
-    (TINY, replace(POOL, function=Function.ADD, taps_x=0), {"t_x": 0}, {"t_x": 0, "gather": 1},
-     Error.GEOMETRY),
+    (TINY, ADD, {"t_x": 0}, {"t_x": 0, "gather": 1}, Error.GEOMETRY),
     (TINY, POOL, {"function": Function.FILL}, {"function": Function.FILL + 1}, Error.FUNCTION),
+    (TINY, BIAS, {"n_tiles": 1}, {"n_tiles": 0}, Error.TILES),
+    (DEEP, BIAS, {"n_tiles": MAX_TILES}, {"n_tiles": MAX_TILES + 1}, Error.TILES),
+    (TINY, ADD, {"x_stride": 8}, {"x_stride": 7}, Error.STEPS),
+    (TINY, ADD, {"d_stride": 8}, {"d_stride": 7}, Error.STEPS),
+    (TINY, ADD, {"out_stride": 8}, {"out_stride": 7}, Error.STEPS),
+    (TINY, MASKED, {"w_block": 8}, {"w_block": 7}, Error.STEPS),
+    (TINY, POOL, {"out_stride": 8}, {"out_stride": 7}, Error.STEPS),
+    (TINY, replace(POOL, function=Function.AVERAGE), {"out_stride": 8}, {"out_stride": 7},
+     Error.STEPS),
+    (TINY, FINDS, {"d_stride": 8}, {"d_stride": 7}, Error.STEPS),
+    (TINY, FINDS, {"w_block": 8}, {"w_block": 7}, Error.STEPS),
+    (TINY, SPREADS, {"d_stride": 8}, {"d_stride": 7}, Error.STEPS),
+    (TINY, BIAS, {"d_stride": 8}, {"d_stride": 7}, Error.STEPS),
+    (TINY, ADD, {"x_base": 240}, {"x_base": 241}, Error.ACTIVATION_RANGE),
+    (TINY, ADD, {"d_base": 238}, {"d_base": 239}, Error.ACTIVATION_RANGE),
+    (TINY, ADD, {"out_base": 236}, {"out_base": 237}, Error.ACTIVATION_RANGE),
+    (TINY, ADD, {"d_stride": 128}, {"d_stride": 129}, Error.ACTIVATION_RANGE),
+    # A block of a VECTOR is a word, however many rows a tile has.
+    (BROAD, ADD, {"x_base": 240}, {"x_base": 241}, Error.ACTIVATION_RANGE),
+    (BROAD, FINDS, {"packed_base": 234}, {"packed_base": 235}, Error.ACTIVATION_RANGE),
+    (TINY, MASKED, {"x_base": 112}, {"x_base": 113}, Error.GRADIENT_RANGE),
+    (TINY, MASKED, {"d_base": 110}, {"d_base": 111}, Error.GRADIENT_RANGE),
+    (TINY, MASKED, {"out_base": 108}, {"out_base": 109}, Error.GRADIENT_RANGE),
+    (TINY, MASKED, {"packed_base": 234}, {"packed_base": 235}, Error.ACTIVATION_RANGE),
+    (TINY, POOL, {"x_base": 192}, {"x_base": 193}, Error.ACTIVATION_RANGE),
+    (TINY, POOL, {"out_base": 236}, {"out_base": 237}, Error.ACTIVATION_RANGE),
+    (TINY, replace(POOL, function=Function.AVERAGE), {"x_base": 192}, {"x_base": 193},
+     Error.ACTIVATION_RANGE),
+    (TINY, replace(POOL, function=Function.AVERAGE), {"out_base": 236}, {"out_base": 237},
+     Error.ACTIVATION_RANGE),
+    (TINY, FINDS, {"x_base": 192}, {"x_base": 193}, Error.ACTIVATION_RANGE),
+    (TINY, FINDS, {"packed_base": 234}, {"packed_base": 235}, Error.ACTIVATION_RANGE),
+    (TINY, FINDS, {"d_base": 110}, {"d_base": 111}, Error.GRADIENT_RANGE),
+    (TINY, FINDS, {"out_base": 62}, {"out_base": 63}, Error.GRADIENT_RANGE),
+    (TINY, SPREADS, {"x_base": 192}, {"x_base": 193}, Error.ACTIVATION_RANGE),
+    (TINY, SPREADS, {"d_base": 110}, {"d_base": 111}, Error.GRADIENT_RANGE),
+    (TINY, SPREADS, {"out_base": 62}, {"out_base": 63}, Error.GRADIENT_RANGE),
+    (TINY, FILL, {"out_base": 236}, {"out_base": 237}, Error.ACTIVATION_RANGE),
+    (TINY, replace(FILL, gradients=1), {"out_base": 108}, {"out_base": 109}, Error.GRADIENT_RANGE),
+    (TINY, BIAS, {"d_base": 101}, {"d_base": 102}, Error.GRADIENT_RANGE),
+    (TINY, BIAS, {"bias_base": 13}, {"bias_base": 14}, Error.BIAS_RANGE),
+    (TALL, replace(BIAS, n_tiles=4), {"d_base": 119}, {"d_base": 120}, Error.GRADIENT_RANGE),
+    (TALL, replace(BIAS, n_tiles=5), {"d_base": 110}, {"d_base": 111}, Error.GRADIENT_RANGE),
     (TINY, LOAD, {"rows": 1}, {"rows": 0}, Error.STEPS),
     (TINY, SAVE, {"steps": 1}, {"steps": 0}, Error.STEPS),
     (TINY, LOAD, {"function": Region.STATE}, {"function": Region.SUMS}, Error.REGION),
@@ -157,8 +210,18 @@ UNUSED = [
     (FORWARD, {"bias_base": 255, "t_x": 0, "taps_y": 0, "out_stride": 60000}),
     (replace(LOSS, schedule=1), {"out_base": 1 << 31}),
     (PATCH, {"x_base": 1 << 31, "x_stride": 60000}),
-    (POOL, {"x_base": 1 << 31, "out_base": 1 << 31, "n_tiles": 0}),
-    (replace(POOL, function=Function.ADD), {"taps_x": 0, "t_x": 0}),
+    (POOL, {"d_base": 1 << 31, "packed_base": 1 << 31, "bias_base": 255, "n_tiles": 0}),
+    (POOL, {"x_stride": 7, "d_stride": 0, "w_block": 0}),
+    (ADD, {"taps_x": 0, "t_x": 0, "bias_base": 255}),
+    (ADD, {"mask": 1, "packed_base": 1 << 31, "w_block": 0}),
+    (replace(MASKED, mask=0), {"packed_base": 1 << 31, "w_block": 0}),
+    (FINDS, {"x_stride": 7, "out_stride": 7}),
+    (SPREADS, {"packed_base": 1 << 31, "w_block": 0, "x_stride": 7, "out_stride": 7}),
+    (replace(SPREADS, mask=0), {"x_base": 1 << 31}),
+    (FILL, {"x_base": 1 << 31, "d_base": 1 << 31, "packed_base": 1 << 31, "mask": 1}),
+    (FILL, {"x_stride": 0, "d_stride": 0, "out_stride": 0, "w_block": 0}),
+    (BIAS, {"x_base": 1 << 31, "out_base": 1 << 31, "packed_base": 1 << 31, "gradients": 1}),
+    (BIAS, {"x_stride": 0, "out_stride": 0, "w_block": 0, "mask": 1, "taps_x": 0}),
     (LOAD, {"memory_low": 1, "k_tiles": 0, "x_shift": 7, "w_base": 1 << 31}),
     (Descriptor(opcode=Opcode.RESCALE), {"steps": 0, "rows": 0, "x_base": 1 << 31}),
     (Descriptor(opcode=Opcode.THRESHOLD), {"steps": 0, "rows": 0, "x_base": 1 << 31}),
@@ -200,6 +263,18 @@ def test_every_error_is_reached():
         Error.LIST_END, Error.WATCHDOG,
     }
     assert reached == set(Error) - outside
+
+
+@pytest.mark.parametrize(("descriptor", "bases", "error"), [
+    (MASKED, ("d_base", "out_base"), Error.GRADIENT_RANGE),
+    (MASKED, ("packed_base", "d_base"), Error.ACTIVATION_RANGE),
+    (MASKED, ("x_base", "packed_base"), Error.GRADIENT_RANGE),
+    (FINDS, ("x_base", "d_base"), Error.ACTIVATION_RANGE),
+    (FINDS, ("packed_base", "out_base"), Error.ACTIVATION_RANGE),
+    (BIAS, ("d_base", "bias_base"), Error.GRADIENT_RANGE),
+])
+def test_the_first_region_of_a_vector_wins(descriptor, bases, error):
+    assert verdict(TINY, descriptor, dict.fromkeys(bases, 255)) == error
 
 
 def test_the_first_error_wins():

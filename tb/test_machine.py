@@ -15,10 +15,12 @@ from gradloom_golden.program import (
     IDENT,
     Descriptor,
     Error,
+    Function,
     Opcode,
     Region,
     Register,
 )
+from gradloom_golden.program_check import RANGE_ERROR
 from gradloom_host.simulator import Simulator
 from random_programs import (
     BUFFERS,
@@ -30,6 +32,7 @@ from random_programs import (
     random_contents,
     random_descriptor,
     random_program,
+    vector_edges,
 )
 
 TINY = PRESETS["tiny"]
@@ -170,6 +173,32 @@ def test_refused_descriptor_stops_the_program_and_the_next_one_runs(tiny, rng, e
     assert not tiny.rtl.read(Register.STATUS, 1)[0]
 
 
+def test_vectors_end_where_their_buffers_do(rng):
+    """The last word of each buffer is in reach of both machines; the next is refused by both."""
+    rtl = Simulator(verilog(TINY))
+    seen = Counter()
+    for _ in range(150):
+        for inside, beyond, region in vector_edges(rng, TINY):
+            for d, error in ((inside, Error.NONE), (beyond, RANGE_ERROR[region])):
+                for machine in (GoldenMachine(TINY), rtl):
+                    run_program(machine, [d], limit=LIMIT)
+                    assert machine.read(Register.STATUS, 1)[0] == error << 8, (machine, d)
+            seen[Function(inside.function), region] += 1
+    assert len(seen) == 13, "a function and a buffer that it reaches are missing"
+
+
+def test_a_vector_beyond_its_buffer_stops_the_program_and_the_next_one_runs(tiny, rng):
+    for _ in range(40):
+        edges = vector_edges(rng, TINY)
+        _, beyond, region = edges[rng.integers(len(edges))]
+        before, after = (random_program(rng, TINY, int(rng.integers(1, 3))) for _ in range(2))
+        tiny.run(encode([*before, beyond, *after]))
+        status = int(tiny.rtl.read(Register.STATUS, 1)[0])
+        assert status == RANGE_ERROR[region] << 8 | len(before) << 16
+        tiny.run(encode(after))
+        assert not tiny.rtl.read(Register.STATUS, 1)[0]
+
+
 @pytest.mark.parametrize("length", [0, TINY.descriptor_depth + 1, 1 << 16, (1 << 32) - 1])
 def test_refused_length_runs_nothing(tiny, rng, length):
     tiny.write(Register.CLEAR, [0])
@@ -206,12 +235,16 @@ def test_broken_fields_are_refused_alike(rng):
                 "state_base",
                 "packed_base",
                 "out_base",
+                "bias_base",
+                "d_stride",
+                "out_stride",
+                "w_block",
                 "lanes_log2",
                 "x_shift",
                 "opcode",
             ]
         )
-        width = {"opcode": 4, "lanes_log2": 2, "x_shift": 3}.get(name, 9)
+        width = {"opcode": 4, "lanes_log2": 2, "x_shift": 3, "bias_base": 8}.get(name, 9)
         fields[name] = int(rng.integers(0, 1 << width))
         words = Descriptor(**fields).encode()
         # Whatever it would do, its regions may now overlap: only the refusals are compared.

@@ -24,7 +24,7 @@ EXTRA = {
     "short_sums": TINY.with_changes(accumulator_bits=24, steps_depth=64, master_bits=12),
     "eight": TINY.with_changes(rows=8, columns=8, axi_data_bits=256),
 }
-FEW, MANY = 25, 125
+FEW, FEW_FLAT, MANY = 25, 8, 125
 STALLS = (0.0, 0.02, 0.2, 0.5)
 LATENCIES = (1, 5, 20, 100)
 READ_BACK = (Region.SCALE, Region.KEEP)
@@ -44,10 +44,10 @@ def _verilog(config: Config, build=generate.shell_verilog) -> str:
     return build(config)
 
 
-def train(config: Config, number: int) -> int:
+def train(config: Config, number: int, *, flat: bool = False) -> int:
     """Train one network on both machines, compare all that they leave, return the RTL's cycles."""
     rng = np.random.default_rng([seed(), number])
-    case = random_case(rng, config)
+    case = random_case(rng, config, flat=flat)
     plan = training(rng, case)
     stall, latency = float(rng.choice(STALLS)), int(rng.choice(LATENCIES))
     told = f"network {number}: {case.network.graph}, batch {case.network.batch}, {case.policy}"
@@ -79,8 +79,16 @@ def test_random_networks_equal_the_golden_machine(name):
         assert train(USUAL[name], number) > 1000
 
 
+@pytest.mark.parametrize("name", USUAL)
+def test_networks_without_a_first_convolution_equal_the_golden_machine(name):
+    for number in range(FEW_FLAT):
+        assert train(USUAL[name], number, flat=True) > 500
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", USUAL | EXTRA)
 def test_many_random_networks_equal_the_golden_machine(name):
     for number in range(FEW, FEW + MANY):
         assert train((USUAL | EXTRA)[name], number) > 1000
+    for number in range(FEW_FLAT, 5 * FEW_FLAT):
+        assert train((USUAL | EXTRA)[name], number, flat=True) > 500

@@ -1,5 +1,6 @@
 """The sequencer runs what `program_check` accepts, and names the first error of the rest."""
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -38,10 +39,21 @@ GOOD = {d.opcode: d for d in (
     Descriptor(opcode=Opcode.LOSS, steps=4, classes=10, x_base=8, x_stride=4, out_base=9,
                out_stride=5),
     Descriptor(opcode=Opcode.THRESHOLD), Descriptor(opcode=Opcode.RESCALE),
-    Descriptor(opcode=Opcode.VECTOR, function=Function.ADD, steps=4, k_tiles=2),
+    Descriptor(opcode=Opcode.VECTOR, function=Function.ADD, steps=4, k_tiles=2, x_base=8,
+               x_stride=4, d_base=32, d_stride=4, out_base=64, out_stride=4),
     Descriptor(opcode=Opcode.UPDATE, rows=4, w_base=8, state_base=8, packed_base=32),
     Descriptor(opcode=Opcode.LOAD, **MOVE), Descriptor(opcode=Opcode.SAVE, **MOVE),
 )}
+# One of each function; the strides differ from side to side.
+VECTOR = Descriptor(
+    opcode=Opcode.VECTOR, steps=4, k_tiles=2, n_tiles=3, t_x=2, t_y=2, taps_y=2, taps_x=2,
+    x_stride=16, d_stride=5, out_stride=6, w_block=7)
+VECTORS = [
+    *(replace(VECTOR, function=function) for function in Function),
+    replace(VECTOR, function=Function.ADD, gradients=1, mask=1),
+    replace(VECTOR, function=Function.AVERAGE_GRADIENT, mask=1),
+    replace(VECTOR, function=Function.FILL, gradients=1),
+]
 CONV = {"conv": 1, "t_x": 2, "t_y": 2, "taps_y": 2, "taps_x": 2, "w_block": 8, "out_stride": 4,
         "d_stride": 4}
 BREAKS = {  # what breaks a good descriptor: the opcode, the change, and the error
@@ -74,6 +86,15 @@ BREAKS = {  # what breaks a good descriptor: the opcode, the change, and the err
     "gathered": (Opcode.VECTOR, {"gather": 1}, Error.GEOMETRY),
     "function": (Opcode.VECTOR, {"function": 7}, Error.FUNCTION),
     "no tiles of words": (Opcode.VECTOR, {"k_tiles": 0}, Error.TILES),
+    "no biases": (Opcode.VECTOR, {"function": Function.BIAS_UPDATE}, Error.TILES),
+    "sum": (Opcode.VECTOR, {"x_base": 249}, Error.ACTIVATION_RANGE),
+    "sum of gradients": (Opcode.VECTOR, {"gradients": 1, "d_base": 121}, Error.GRADIENT_RANGE),
+    "mask of a sum": (Opcode.VECTOR, {
+        "gradients": 1, "mask": 1, "w_block": 4, "packed_base": 249}, Error.ACTIVATION_RANGE),
+    "row of a sum": (Opcode.VECTOR, {"d_stride": 3}, Error.STEPS),
+    "row of a mask": (Opcode.VECTOR, {"gradients": 1, "mask": 1, "w_block": 3}, Error.STEPS),
+    "biases": (Opcode.VECTOR, {
+        "function": Function.BIAS_UPDATE, "n_tiles": 3, "bias_base": 14}, Error.BIAS_RANGE),
     "region": (Opcode.SAVE, {"function": Region.SUMS}, Error.REGION),
     "image": (Opcode.LOAD, {"function": Region.IMAGE, "out_base": 123}, Error.IMAGE_RANGE),
     "bias": (Opcode.FORWARD, {"bias": 1, "bias_base": 15}, Error.BIAS_RANGE),
@@ -315,9 +336,9 @@ def test_of_two_errors_the_first_is_named(rng):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_agrees_with_the_golden_check_on_random_descriptors(name, rng):
     config = CONFIGS[name]
-    programs, errors = [], []
-    for _ in range(60):
-        words = list(GOOD.values())[rng.integers(len(GOOD))].encode()
+    programs, errors, well = [], [], [*GOOD.values(), *VECTORS]
+    for _ in range(90):
+        words = well[rng.integers(len(well))].encode()
         for field in rng.choice(list(DESCRIPTOR_FIELDS), rng.integers(0, 20), replace=False):
             width = DESCRIPTOR_FIELDS[field][2]
             value = int(rng.integers(1 << width)) >> int(rng.integers(width))
@@ -330,18 +351,20 @@ def test_agrees_with_the_golden_check_on_random_descriptors(name, rng):
 
 @pytest.mark.parametrize("name", ["tiny", "wide", "tall"])
 def test_extents_are_exact(name, rng):
-    """The last base that fits is taken, and the next refused."""
+    """The last base that fits is taken, and the next refused; what is not used fits anywhere."""
     config = CONFIGS[name]
     programs = []
     rows = config.rows
-    for descriptor in GOOD.values():
-        for field in ("x_base", "d_base", "w_base", "state_base", "packed_base", "out_base"):
+    for descriptor in (*GOOD.values(), *VECTORS):
+        for field in ("x_base", "d_base", "w_base", "state_base", "packed_base", "out_base",
+                      "bias_base"):
             step = rows if field in ("w_base", "state_base") else 1
-            bases = [base for base in range(0, config.activation_depth + 8, step)
+            end = min(config.activation_depth + 8, 1 << DESCRIPTOR_FIELDS[field][2])
+            bases = [base for base in range(0, end, step)
                      if check(config, broken(descriptor, {field: base})) == Error.NONE]
-            if bases[-1] < config.activation_depth:
-                programs += [[broken(descriptor, {field: bases[-1] + up})] for up in (0, step)]
-    assert len(programs) > 20
+            programs += [[broken(descriptor, {field: base})]
+                         for base in (bases[-1], bases[-1] + step) if base < end]
+    assert len(programs) > 180
     compare(config, rng, programs, longest=3)
 
 

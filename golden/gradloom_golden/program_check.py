@@ -14,7 +14,9 @@ from .program import (
     reserved_masks,
 )
 
-__all__ = ["MAX_TILES", "MOVABLE", "RANGE_ERROR", "WINDOW_FUNCTIONS", "check", "extents"]
+__all__ = [
+    "IN_ORDER", "MAX_TILES", "MOVABLE", "RANGE_ERROR", "WINDOW_FUNCTIONS", "check", "extents",
+]
 
 MAX_TILES = 256
 """Most tiles along one edge of a layer."""
@@ -22,6 +24,18 @@ MAX_TILES = 256
 WINDOW_FUNCTIONS = (Function.MAXIMUM, Function.AVERAGE, Function.MAXIMUM_GRADIENT,
                     Function.AVERAGE_GRADIENT, Function.FILL)
 """Functions of VECTOR that walk over pixels and taps."""
+
+IN_ORDER = {
+    "x_stride": (Function.ADD,),
+    "d_stride": (Function.ADD, Function.MAXIMUM_GRADIENT, Function.AVERAGE_GRADIENT,
+                 Function.BIAS_UPDATE),
+    "out_stride": (Function.ADD, Function.MAXIMUM, Function.AVERAGE),
+    "w_block": (Function.MAXIMUM_GRADIENT,),
+}
+"""Functions of VECTOR that take the words of a block one after the other, by the block's stride.
+
+Words that they walk over instead lie where the geometry says. ADD takes its mask in order.
+"""
 
 RANGE_ERROR = {
     Region.ACTIVATION: Error.ACTIVATION_RANGE,
@@ -69,6 +83,11 @@ def _field_error(config: Config, d: Descriptor) -> Error:
     empty = no_pixels or 0 in (d.taps_y, d.taps_x)
     walks = (streams and d.conv) or (vector and d.function in WINDOW_FUNCTIONS)
     gathered = vector and d.function == Function.ADD and d.gather
+    masks_sum = vector and _masks_sum(d)
+    short = vector and any(
+        getattr(d, stride) < d.steps for stride, functions in IN_ORDER.items()
+        if d.function in functions or (stride == "w_block" and masks_sum))
+    counts_n = streams or (vector and d.function == Function.BIAS_UPDATE)
     bad_patch = d.patch and (not d.conv or has_ws or (backward and d.d_moves))
     checks = (
         (Error.OPCODE, op not in tuple(Opcode)),
@@ -77,9 +96,9 @@ def _field_error(config: Config, d: Descriptor) -> Error:
         (Error.STEPS, ((by_rows or moves) and d.rows == 0)
          or ((moves or vector or streams or samples) and d.steps == 0)
          or ((streams or samples) and d.steps > config.steps_depth)
-         or (streams and not d.conv and d.x_stride < d.steps)),
+         or (streams and not d.conv and d.x_stride < d.steps) or short),
         (Error.TILES, ((streams or vector) and not 0 < d.k_tiles <= MAX_TILES)
-         or (streams and not 0 < d.n_tiles <= MAX_TILES)),
+         or (counts_n and not 0 < d.n_tiles <= MAX_TILES)),
         (Error.SHIFT, streams and d.x_shift > 8 - (8 >> d.lanes_log2)),
         (Error.ALIGNMENT, streams and (
             d.w_base % config.rows or (has_os and d.state_base % config.rows))),
@@ -99,6 +118,8 @@ def extents(config: Config, d: Descriptor) -> list[tuple[int, int, int, Error]]:
         region = Region(d.function)
         return [(d.out_base, d.rows * d.steps, memory_shape(config, region)[0],
                  RANGE_ERROR[region])]
+    if op == Opcode.VECTOR:
+        return _vector_extents(config, d)
     forward, backward = op == Opcode.FORWARD, op == Opcode.BACKWARD
     streams, loss = forward or backward, op == Opcode.LOSS
     has_ws = backward and d.schedule != Schedule.WEIGHT_GRADIENT
@@ -136,6 +157,36 @@ def extents(config: Config, d: Descriptor) -> list[tuple[int, int, int, Error]]:
         (forward and d.bias, d.bias_base, d.n_tiles, (config.bias_depth, Error.BIAS_RANGE)),
     )
     return [(base, size, *limit) for applies, base, size, limit in table if applies]
+
+
+def _masks_sum(d: Descriptor) -> bool:
+    return d.function == Function.ADD and bool(d.gradients and d.mask)
+
+
+def _vector_extents(config: Config, d: Descriptor) -> list[tuple[int, int, int, Error]]:
+    """Return the same for VECTOR, whose blocks are whole words. Masks lie as activations do."""
+    activation = (config.activation_depth, Error.ACTIVATION_RANGE)
+    gradient = (config.gradient_depth, Error.GRADIENT_RANGE)
+    if d.function == Function.BIAS_UPDATE:
+        words = _blocks(d.n_tiles * config.columns, config.lane_count)
+        return [(d.d_base, words * d.d_stride, *gradient),
+                (d.bias_base, d.n_tiles, config.bias_depth, Error.BIAS_RANGE)]
+    adds = d.function == Function.ADD
+    finds = d.function == Function.MAXIMUM_GRADIENT
+    spreads = d.function == Function.AVERAGE_GRADIENT
+    reads_x = d.function != Function.FILL and (d.mask or not spreads)
+    takes = gradient if adds and d.gradients else activation
+    gives = activation
+    if finds or spreads or (d.gradients and d.function in (Function.ADD, Function.FILL)):
+        gives = gradient
+    table = (
+        (reads_x, d.x_base, d.x_stride, takes),
+        (finds or _masks_sum(d), d.packed_base, d.w_block, activation),
+        (adds or finds or spreads, d.d_base, d.d_stride, gives),
+        (True, d.out_base, d.out_stride, gives),
+    )
+    return [(base, d.k_tiles * stride, depth, error)
+            for applies, base, stride, (depth, error) in table if applies]
 
 
 def _range_error(config: Config, d: Descriptor) -> Error:

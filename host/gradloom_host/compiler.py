@@ -20,6 +20,7 @@ from gradloom_golden.program import (
     Schedule,
     SkipRule,
 )
+from gradloom_golden.program_check import MAX_TILES
 
 from .graph import Add, AveragePool, Conv, Graph, Linear, MaxPool, Shape
 
@@ -470,6 +471,7 @@ class Network:
             fields["out_base"] = target.base + first * target.shape.pixels
         if self.window.gathered:
             self._after_gathering(fields, first, target)
+        self._check_packed(index, fields, images * pixels)
         return Descriptor(steps=images * pixels, images=images, pixels=pixels,
                           first_sample=self.window.first + first, **fields)
 
@@ -482,6 +484,15 @@ class Network:
             fields["x_offset"] = fields.get("x_offset", 0) + moved
         if target is not None:
             fields["out_base"] = target.base
+
+    def _check_packed(self, index: int, fields: dict[str, int], steps: int) -> None:
+        """Refuse packed words that go beyond the buffer: an image of many tiles has many."""
+        lanes_log2, room = fields.get("lanes_log2", 0), self.config.activation_depth
+        words = fields["k_tiles"] * -(-steps >> lanes_log2)
+        if lanes_log2 and self.spare_activations + words > room:
+            raise CompileError(
+                f"packed inputs of layer {index} need {words} words behind the activations: raise "
+                f"activation_depth {room}, lower the batch or use one lane")
 
     def _stored(self, index: int, found: list[Descriptor]) -> list[Descriptor]:
         """Store the gradients of the first chunk, add those of the others, then update."""
@@ -663,8 +674,7 @@ def place_network(config: Config, graph: Graph, batch: int) -> Network:
         raise CompileError(
             f"the batch must be a power of two up to steps_depth {config.steps_depth}, "
             f"not {batch!r}")
-    if not isinstance(graph.layers[0], Conv) or graph.layers[0].groups != 1:
-        raise CompileError("the first layer must be a Conv with one group: it reads the images")
+    kernel, step, pad = _image_window(graph)
     shapes = graph.shapes()
     scales: dict[str, int] = {"input": 0}
 
@@ -692,8 +702,7 @@ def place_network(config: Config, graph: Graph, batch: int) -> Network:
     gradients, raw_scales = _place_gradients(graph, shapes, edge, batch, scale)
     image = ImageLayout(
         height=graph.input.height, width=graph.input.width, channels=graph.input.channels,
-        kernel=graph.layers[0].taps, stride=graph.layers[0].stride, pad=graph.layers[0].padding,
-        rows=config.rows, lanes=config.lane_count)
+        kernel=kernel, stride=step, pad=pad, rows=config.rows, lanes=config.lane_count)
     image_words = batch * image.x_image // config.lane_count
     weights = _place_weights(config, graph, shapes, image, scale)
     if len(scales) > 64:
@@ -702,6 +711,17 @@ def place_network(config: Config, graph: Graph, batch: int) -> Network:
         config=config, graph=graph, batch=batch, activations=activations, gradients=gradients,
         weights=weights, image=image, scales=scales, spare_activations=used,
         image_words=image_words, raw_scales=raw_scales, window=Window(images=batch))
+
+
+def _image_window(graph: Graph) -> tuple[tuple[int, int], int, int]:
+    """Return kernel, stride and padding of the first layer; a Linear sees an image at once."""
+    first = graph.layers[0]
+    if isinstance(first, Linear):
+        return (graph.input.height, graph.input.width), 1, 0
+    if not isinstance(first, Conv) or first.groups != 1:
+        raise CompileError(
+            "the first layer must be a Linear or a Conv with one group: it reads the images")
+    return first.taps, first.stride, first.padding
 
 
 def _place_gradients(graph, shapes, edge, batch, scale):
@@ -745,6 +765,10 @@ def _place_weights(config, graph, shapes, image, scale) -> dict[int, Weights]:
         else:
             taps_y, taps_x = given.height, given.width
         n_tiles = -(-shapes[index].channels // config.columns)
+        if max(blocks, n_tiles) > MAX_TILES:
+            raise CompileError(
+                f"layer {index} takes {max(blocks, n_tiles)} tiles along an edge, and a machine at "
+                f"most {MAX_TILES}: make the array larger")
         placed = Weights(
             index=index, tiles=(blocks, taps_y, taps_x, n_tiles), base=row,
             spare=-1, scale=scale(f"w{index}"),

@@ -14,7 +14,13 @@ from gradloom_golden.program import (
     memory_shape,
     reserved_masks,
 )
-from gradloom_golden.program_check import MAX_TILES, MOVABLE, RANGE_ERROR, WINDOW_FUNCTIONS
+from gradloom_golden.program_check import (
+    IN_ORDER,
+    MAX_TILES,
+    MOVABLE,
+    RANGE_ERROR,
+    WINDOW_FUNCTIONS,
+)
 
 from .layouts import DescriptorLayout
 from .memory_port import FAILED_BITS
@@ -265,7 +271,10 @@ class Sequencer(wiring.Component):
         self.is_angle = angle = named("angle", opcode == Opcode.ANGLE)
         self.is_update = update = named("update", opcode == Opcode.UPDATE)
         self.is_moves = moves = named("moves", any_of(*MEMORY_OPCODES))
-        vector = named("vector", opcode == Opcode.VECTOR)
+        self.is_vector = vector = named("vector", opcode == Opcode.VECTOR)
+        self.does = does = {
+            function: named(f"does_{function.name.lower()}",
+                            vector & (descriptor.function == function)) for function in Function}
         lanes = named("lanes", descriptor.lanes_log2 != 0)
         self.has_ws = descriptor.schedule != Schedule.WEIGHT_GRADIENT
         self.has_os = descriptor.schedule != Schedule.INPUT_GRADIENT
@@ -280,9 +289,17 @@ class Sequencer(wiring.Component):
         no_steps, no_rows = descriptor.steps == 0, descriptor.rows == 0
         no_pixels = (descriptor.t_x == 0) | (descriptor.t_y == 0)
         empty = no_pixels | (descriptor.taps_y == 0) | (descriptor.taps_x == 0)
-        gathered = vector & (descriptor.function == Function.ADD) & descriptor.gather
-        walks = (streams & descriptor.conv) | (
-            vector & Cat(*(descriptor.function == number for number in WINDOW_FUNCTIONS)).any())
+        gathered = does[Function.ADD] & descriptor.gather
+        self.masks_sum = masks_sum = named(
+            "masks_sum", does[Function.ADD] & descriptor.gradients & descriptor.mask)
+        walks = (streams & descriptor.conv) | Cat(*(does[each] for each in WINDOW_FUNCTIONS)).any()
+        short = {
+            stride: named(f"short_{stride}", descriptor[stride] < descriptor.steps)
+            for stride in IN_ORDER}
+        too_short = Cat(*(
+            short[stride] & Cat(*(does[each] for each in functions)).any()
+            for stride, functions in IN_ORDER.items())).any() | (short["w_block"] & masks_sum)
+        counts_n = streams | does[Function.BIAS_UPDATE]
         bad_patch = descriptor.patch & (
             ~descriptor.conv | (backward & (self.has_ws | descriptor.d_moves)))
         checks = (
@@ -293,10 +310,10 @@ class Sequencer(wiring.Component):
             (Error.STEPS, ((angle | update | moves) & no_rows)
              | ((moves | vector | streams | confidence | loss) & no_steps)
              | ((streams | confidence | loss) & (descriptor.steps > config.steps_depth))
-             | (streams & ~descriptor.conv & (descriptor.x_stride < descriptor.steps))),
+             | (streams & ~descriptor.conv & short["x_stride"]) | too_short),
             (Error.TILES, ((streams | vector) & (
                 (descriptor.k_tiles == 0) | (descriptor.k_tiles > MAX_TILES)))
-             | (streams & ((descriptor.n_tiles == 0) | (descriptor.n_tiles > MAX_TILES)))),
+             | (counts_n & ((descriptor.n_tiles == 0) | (descriptor.n_tiles > MAX_TILES)))),
             (Error.SHIFT, streams & (descriptor.x_shift > dropped)),
             (Error.ALIGNMENT, streams & misaligned),
             (Error.CLASSES, (confidence | loss) & (
@@ -312,8 +329,11 @@ class Sequencer(wiring.Component):
                 m.d.comb += found.eq(error)
         return found
 
-    def _extents(self, m):
-        """Check one region of a buffer a cycle: base + count * stride against its depth."""
+    def _regions(self, m):
+        """Return the regions of buffers that a descriptor may touch, in the order of program_check.
+
+        Of each: whether it is, base, count, stride, depth of the buffer, error.
+        """
         config, descriptor = self.config, self.coming
         lanes = config.lane_count
         k_part = ceil_log2(lanes // config.rows)
@@ -323,13 +343,16 @@ class Sequencer(wiring.Component):
         def blocks(tiles, part_bits):
             return (tiles + (1 << part_bits) - 1) >> part_bits
 
-        k_blocks = blocks(descriptor.k_tiles, k_part)
+        vector, does = self.is_vector, self.does
+        # A block of a VECTOR is a whole word.
+        k_blocks = Mux(vector, descriptor.k_tiles, blocks(descriptor.k_tiles, k_part))
         n_blocks = blocks(descriptor.n_tiles, n_part)
         words = blocks(descriptor.classes, ceil_log2(lanes))
         groups = blocks(descriptor.steps, descriptor.lanes_log2)
         tile_rows = Mux(conv, descriptor.w_block, descriptor.n_tiles) << ceil_log2(config.rows)
-        out_stride = Mux(conv, descriptor.out_stride, descriptor.steps)
-        d_stride = Mux(conv, descriptor.d_stride, descriptor.steps)
+        own_strides = conv | self.is_loss | vector
+        out_stride = Mux(own_strides, descriptor.out_stride, descriptor.steps)
+        d_stride = Mux(own_strides, descriptor.d_stride, descriptor.steps)
         forward, backward = self.is_forward, self.is_backward
         packs = backward & self.has_os & (descriptor.lanes_log2 != 0) & (
             (descriptor.n_tiles > 1) | conv)
@@ -341,28 +364,43 @@ class Sequencer(wiring.Component):
         confidence, loss = self.is_confidence, self.is_loss
         counts = confidence | loss
         by_rows = angle | update
+        adds, finds, spreads, sums, fills = (does[function] for function in (
+            Function.ADD, Function.MAXIMUM_GRADIENT, Function.AVERAGE_GRADIENT,
+            Function.BIAS_UPDATE, Function.FILL))
+        vector_x = vector & ~fills & ~sums & (descriptor.mask | ~spreads)
+        vector_packed = finds | self.masks_sum
+        on_activations = Signal()
+        m.d.comb += on_activations.eq(does[Function.MAXIMUM] | does[Function.AVERAGE] | (
+            (adds | fills) & ~descriptor.gradients))
         activation, gradient = config.activation_depth, config.gradient_depth
         weight = config.weight_depth
+        either_depth = Mux(on_activations, activation, gradient)
+        either_error = Mux(on_activations, Error.ACTIVATION_RANGE, Error.GRADIENT_RANGE)
+        x_gradients = adds & descriptor.gradients
         moved_depth, moved_error = Signal(17), Signal(8)
         with m.Switch(descriptor.function):
             for region in MOVABLE:
                 with m.Case(region):
                     m.d.comb += [moved_depth.eq(memory_shape(config, region)[0]),
                                  moved_error.eq(RANGE_ERROR[region])]
-        # (applies, base, count, stride, depth, error), in the order of program_check.
-        extents = (
-            (reads_x | counts | moves, Mux(moves, descriptor.out_base, descriptor.x_base),
+        return (
+            (reads_x | counts | moves | vector_x,
+             Mux(moves, descriptor.out_base, descriptor.x_base),
              Mux(moves, descriptor.rows, Mux(counts, words, k_blocks)),
              Mux(moves | confidence, descriptor.steps, descriptor.x_stride),
-             Mux(moves, moved_depth, activation),
-             Mux(moves, moved_error, Error.ACTIVATION_RANGE)),
-            (writes_y | packs, Mux(forward, descriptor.out_base, descriptor.packed_base),
-             Mux(forward, n_blocks, k_blocks), Mux(forward, out_stride, groups),
+             Mux(moves, moved_depth, Mux(x_gradients, gradient, activation)),
+             Mux(moves, moved_error, Mux(
+                 x_gradients, Error.GRADIENT_RANGE, Error.ACTIVATION_RANGE))),
+            (writes_y | packs | vector_packed,
+             Mux(forward, descriptor.out_base, descriptor.packed_base),
+             Mux(forward, n_blocks, k_blocks),
+             Mux(forward, out_stride, Mux(vector, descriptor.w_block, groups)),
              activation, Error.ACTIVATION_RANGE),
-            (backward, descriptor.d_base, n_blocks, d_stride, gradient, Error.GRADIENT_RANGE),
-            (writes_dx | (loss & (descriptor.schedule == 0)), descriptor.out_base,
-             Mux(loss, words, k_blocks), Mux(loss, descriptor.out_stride, out_stride),
-             gradient, Error.GRADIENT_RANGE),
+            (backward | adds | finds | spreads | sums, descriptor.d_base,
+             Mux(backward | sums, n_blocks, k_blocks), d_stride, either_depth, either_error),
+            (writes_dx | (loss & (descriptor.schedule == 0)) | (vector & ~sums),
+             descriptor.out_base, Mux(loss, words, k_blocks), out_stride, either_depth,
+             either_error),
             (self.is_streams | update, descriptor.w_base,
              Mux(update, descriptor.rows, descriptor.k_tiles), Mux(update, 1, tile_rows), weight,
              Error.WEIGHT_RANGE),
@@ -370,22 +408,26 @@ class Sequencer(wiring.Component):
              Mux(by_rows, descriptor.rows, descriptor.k_tiles), Mux(by_rows, 1, tile_rows), weight,
              Error.STATE_RANGE),
             (by_rows, descriptor.packed_base, descriptor.rows, 1, weight, Error.STATE_RANGE),
-            (forward & descriptor.bias, descriptor.bias_base, descriptor.n_tiles, 1,
+            ((forward & descriptor.bias) | sums, descriptor.bias_base, descriptor.n_tiles, 1,
              config.bias_depth, Error.BIAS_RANGE),
         )
-        assert len(extents) == EXTENTS
+
+    def _extents(self, m):
+        """Check one region of a buffer a cycle: base + count * stride against its depth."""
+        descriptor, regions = self.coming, self._regions(m)
+        assert len(regions) == EXTENTS
         number = Signal(range(EXTENTS + 2))
         applies = Signal()
         base = Signal(32)
         count = Signal(16)
         stride = Signal(24)
+        depth, error = Signal(17), Signal(8)
         with m.Switch(number):
-            for index, (condition, start, how_many, step, _, _) in enumerate(extents):
+            for index, region in enumerate(regions):
                 with m.Case(index):
                     m.d.comb += [
-                        applies.eq(condition), base.eq(start), count.eq(how_many),
-                        stride.eq(step),
-                    ]
+                        signal.eq(value) for signal, value in zip(
+                            (applies, base, count, stride, depth, error), region, strict=True)]
         # The same multiplier counts the steps of the samples that are kept.
         after = Signal(signed(18))
         self._images = images = Signal(16)
@@ -396,16 +438,11 @@ class Sequencer(wiring.Component):
             m.d.comb += [count.eq(images), stride.eq(descriptor.pixels)]
         # The product is a register: the comparison of an extent comes a cycle after its product.
         self._size = size = Signal(40)
-        based = Signal.like(base)
+        based, limit, fault = Signal.like(base), Signal.like(depth), Signal.like(error)
         checked = Signal()
-        before = Signal.like(number)
         end = Signal(41)
         check = Signal(8)
         m.d.sync += [size.eq(count * stride), based.eq(base), checked.eq(applies),
-                     before.eq(number)]
-        m.d.comb += end.eq(based + size)
-        with m.Switch(before):
-            for index, (_, _, _, _, depth, error) in enumerate(extents):
-                with m.Case(index), m.If(checked & (end > depth)):
-                    m.d.comb += check.eq(error)
+                     limit.eq(depth), fault.eq(error)]
+        m.d.comb += [end.eq(based + size), check.eq(Mux(checked & (end > limit), fault, 0))]
         return number, check

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gradloom_golden.config import PRESETS
-from gradloom_golden.program import IDENT, OFFSET_BITS, Error, Region, Register
+from gradloom_golden.program import IDENT, OFFSET_BITS, SCALES, Error, Region, Register
 from gradloom_golden.shell import RESET_KEY, Interrupt, ShellRegister, Status
 from gradloom_host.axi_simulator import AxiSimulator
 
@@ -237,7 +237,8 @@ def test_scales_keep_their_sign(registers):
     assert found.tolist() == scales.tolist()
 
 
-@pytest.mark.parametrize(("first", "count"), [(61, 4), (65, 0), (0, 65), (4, 0xFFFF_FFFF)])
+@pytest.mark.parametrize(("first", "count"), [
+    (SCALES - 3, 4), (SCALES + 1, 0), (0, SCALES + 1), (4, 0xFFFF_FFFF)])
 def test_scales_that_do_not_exist_are_refused(registers, first, count):
     for name in ("write_scales", "read_scales"):
         assert registers.call(name, first, ctypes.c_uint32(count), None) == 4

@@ -119,6 +119,6 @@ def test_memory_shapes_follow_the_configuration():
         Region.PROGRAM: (512, 1, 32), Region.ACTIVATION: (256, 8, 8),
         Region.GRADIENT: (128, 8, 16), Region.WEIGHT: (128, 4, 8), Region.STATE: (128, 4, 32),
         Region.SUMS: (32, 8, 32), Region.KEEP: (32, 1, 32), Region.LABEL: (32, 1, 32),
-        Region.IMAGE: (128, 8, 8), Region.BIAS: (16, 4, 16), Region.SCALE: (64, 1, 32),
+        Region.IMAGE: (128, 8, 8), Region.BIAS: (16, 4, 16), Region.SCALE: (128, 1, 32),
         Region.MASK: (256, 8, 1),
     }

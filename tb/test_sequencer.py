@@ -46,7 +46,7 @@ GOOD = {d.opcode: d for d in (
 )}
 # One of each function; the strides differ from side to side.
 VECTOR = Descriptor(
-    opcode=Opcode.VECTOR, steps=4, k_tiles=2, n_tiles=3, t_x=2, t_y=2, taps_y=2, taps_x=2,
+    opcode=Opcode.VECTOR, steps=4, k_tiles=2, n_tiles=5, t_x=2, t_y=2, taps_y=2, taps_x=2,
     x_stride=16, d_stride=5, out_stride=6, w_block=7)
 VECTORS = [
     *(replace(VECTOR, function=function) for function in Function),

@@ -38,6 +38,7 @@ GRAPHS = {
         MaxPool(size=3), LOGITS]),
     "grouped": Graph(Shape(1, 6, 6), [
         Conv(channels=8, padding=1), Conv(channels=8, padding=1, groups=2), LOGITS]),
+    "fully connected": Graph(Shape(2, 5, 5), [Linear(features=9), Linear(features=6), LOGITS]),
     "wide": Graph(Shape(1, 4, 4), [
         Conv(channels=12, padding=1), Conv(channels=24, kernel=2), Conv(channels=8, kernel=2),
         LOGITS]),

@@ -35,7 +35,7 @@ __all__ = [
 DESCRIPTOR_WORDS = 32
 OFFSET_BITS = 20
 IDENT = 0x474C_0002                                       # "GL", layout version 2
-SCALES = 64
+SCALES = 128
 """Exponents that the scale table holds."""
 
 
@@ -282,12 +282,12 @@ class Descriptor:
     w_row: int = _at(26, 16, 16)
     w_pixel: int = _at(27, 0, 16)
     k_group: int = _at(27, 16, 16)        # grouped weights: inputs of a group; 0: one group
-    x_scale: int = _at(28, 0, 6)          # places in the scale table
-    w_scale: int = _at(28, 8, 6)
-    d_scale: int = _at(28, 16, 6)
-    out_scale: int = _at(28, 24, 6)
+    x_scale: int = _at(28, 0, 7)          # places in the scale table
+    w_scale: int = _at(28, 8, 7)
+    d_scale: int = _at(28, 16, 7)
+    out_scale: int = _at(28, 24, 7)
     rate: int = _at(29, 0, 8, signed=True)  # log2 of the learning rate's reciprocal
-    bias_scale: int = _at(29, 8, 6)
+    bias_scale: int = _at(29, 8, 7)
     patch_lanes: int = _at(29, 16, 16)    # lanes that a patch takes
     memory_low: int = _at(30, 0, 32)      # LOAD, SAVE: byte address
     memory_high: int = _at(31, 0, 32)

@@ -13,6 +13,7 @@ import numpy as np
 from gradloom_golden.config import Config
 from gradloom_golden.patch import ImageLayout
 from gradloom_golden.program import (
+    SCALES,
     Descriptor,
     Drain,
     Function,
@@ -705,8 +706,8 @@ def place_network(config: Config, graph: Graph, batch: int) -> Network:
         kernel=kernel, stride=step, pad=pad, rows=config.rows, lanes=config.lane_count)
     image_words = batch * image.x_image // config.lane_count
     weights = _place_weights(config, graph, shapes, image, scale)
-    if len(scales) > 64:
-        raise CompileError(f"the network needs {len(scales)} scales, the machine has 64")
+    if len(scales) > SCALES:
+        raise CompileError(f"the network needs {len(scales)} scales, the machine has {SCALES}")
     return Network(
         config=config, graph=graph, batch=batch, activations=activations, gradients=gradients,
         weights=weights, image=image, scales=scales, spare_activations=used,

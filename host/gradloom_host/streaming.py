@@ -455,13 +455,13 @@ class Streamed:
     def _spare_backward(self, index: int, x: Use):
         """Need room for packed activations, and for a pixel of zeros."""
         network = self.network
-        layer, d = network.graph.layers[index], network.gradients[index]
+        placed, d = network.weights[index], network.gradients[index]
         packed = x.blocks * x.pixels
         if index == 0:
-            packed = network.weights[0].tiles[0] * d.shape.pixels
+            packed = placed.tiles[0] * d.shape.pixels
         return lambda images: {
             Region.ACTIVATION: packed * images if self.config.lanes else 0,
-            Region.GRADIENT: d.blocks if layer.bias else 0}
+            Region.GRADIENT: d.blocks if placed.bias_base >= 0 else 0}
 
     def _backward_pool(self, index, layer, step: Step) -> list[Operation]:
         if index == 0:

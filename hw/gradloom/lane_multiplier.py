@@ -7,9 +7,16 @@ from amaranth.lib.wiring import In, Out
 __all__ = ["LaneMultiplier"]
 
 
-def _add(low, high, carry):
-    """Return ``low + high + carry``; an adder with a carry input instead of two adders."""
-    return (Cat(Const(1), low).as_signed() + Cat(carry, high).as_signed()) >> 1
+def _add(m, low, high, carry, name):
+    """Return ``low + high + carry``, as wide as `low`.
+
+    One adder with a carry input instead of two. Its lowest bit is sliced off, not shifted out,
+    which a simulator would do with a sign.
+    """
+    bits = len(low)
+    total = Signal(bits + 2, name=f"{name}_and_carry")
+    m.d.comb += total.eq(Cat(Const(1), low) + Cat(carry, high))
+    return total[1 : bits + 1].as_signed()
 
 
 class LaneMultiplier(wiring.Component):
@@ -65,45 +72,61 @@ class LaneMultiplier(wiring.Component):
         m = Module()
         packed = Signal()
         m.d.comb += packed.eq(self.two | self.four)
+        singles, doubles = self._recode(m, packed)
 
         # A quarter times its factor is `part + carry`. Parts are added where the fields put them.
         # A part that moves up by n bits is filled with n carries, which moves its carry up too.
-        parts, carries = zip(*(self._quarter(m, k, packed) for k in range(4)), strict=True)
+        bits = self.factor_bits
+        carries = [self.word[2 * k + 1] for k in range(4)]
+        parts = [self._part(m, k, singles[2 * k], doubles[2 * k]) for k in range(4)]
         halves = []
         for k in range(2):
             low, high = parts[2 * k : 2 * k + 2]
             carry = carries[2 * k + 1]
-            moved = Mux(self.four, high, Cat(carry.replicate(2), high).as_signed())
-            half = Signal(signed(self.factor_bits + 4), name=f"half_{k}")
-            m.d.comb += half.eq(_add(low, moved, carry))
-            halves.append(half)
-        low, high = halves
-        moved = Mux(packed, high, Cat(carries[2].replicate(4), high).as_signed())
-        m.d.comb += self.product.eq(_add(low, moved, carries[2]))
-        m.d.comb += self.carry.eq(carries[0])
+            moved = Signal(bits + 4, name=f"moved_{k}")
+            m.d.comb += moved.eq(Mux(self.four, high, Cat(carry.replicate(2), high[:-2])))
+            halves.append(_add(m, low, moved, carry, f"half_{k}"))
+        low = Signal(signed(bits + 8))
+        high = Signal(signed(bits + 8))
+        m.d.comb += [
+            low.eq(halves[0]),
+            high.eq(Mux(packed, halves[1], Cat(carries[2].replicate(4), halves[1]).as_signed())),
+            self.product.eq(_add(m, low, high, carries[2], "product")),
+            self.carry.eq(carries[0]),
+        ]
         return m
 
-    def _quarter(self, m, k, packed):
-        """Return the one row of the Booth digit of quarter `k` (-2 to 2), and its carry.
+    def _recode(self, m, packed):
+        """Return which quarters take their factor once, and which twice, in their lower bits.
 
-        Booth's digit borrows from the quarter above, which a field's top quarter has not: its
-        top bit is a sign.
+        A Booth digit (-2 to 2) borrows from the quarter above, which a field's top quarter has
+        not: its top bit is a sign. All digits are recoded at once.
         """
-        bits = self.factor_bits
-        factor = self.factors[k]
-        low, high = self.word[2 * k : 2 * k + 2]
-        starts_field = (Const(1), self.four, packed, self.four)[k]
-        below = self.word[2 * k - 1] if k else Const(0)
-        repaid = Signal(name=f"repaid_{k}")
-        single = Signal(name=f"single_{k}")
-        double = Signal(name=f"double_{k}")
-        multiple = Signal(signed(bits + 1), name=f"multiple_{k}")
-        row = Signal(signed(bits + 1), name=f"row_{k}")
+        borrows = Signal(8)
+        repaid = Signal(8)
+        singles = Signal(8)
+        doubles = Signal(8)
         m.d.comb += [
-            repaid.eq(below & ~starts_field),
-            single.eq(low ^ repaid),
-            double.eq(Mux(high, ~(low | repaid), low & repaid)),
-            multiple.eq(Mux(single, factor, 0) | Mux(double, factor << 1, 0)),
-            row.eq(multiple ^ high.replicate(bits + 1)),
+            borrows.eq(Mux(self.four, 0, Mux(packed, 0b01000100, 0b01010100))),
+            repaid.eq(Cat(Const(0, 1), self.word[:-1]) & borrows),
+            singles.eq(self.word ^ repaid),
+            doubles.eq(~singles & (self.word[1:] ^ repaid)),
         ]
-        return row, high
+        return singles, doubles
+
+    def _part(self, m, k, single, double):
+        """Return the row of quarter `k`, less its carry.
+
+        It is as wide as a half from the start: a sign is extended once, ahead of all its copies.
+        """
+        bits = self.factor_bits + 4
+        factor = Signal(signed(bits), name=f"factor_{k}")
+        multiple = Signal(bits, name=f"multiple_{k}")
+        part = Signal(bits, name=f"part_{k}")
+        m.d.comb += [
+            factor.eq(self.factors[k]),
+            multiple.eq(Mux(single, factor.as_unsigned(), 0)
+                        | Mux(double, Cat(Const(0, 1), factor[:-1]), 0)),
+            part.eq(multiple ^ self.word[2 * k + 1].replicate(bits)),
+        ]
+        return part

@@ -81,13 +81,17 @@ class ProcessingElement(wiring.Component):
         product, carry = self._multiply(m, weight)
 
         adds_down = Signal()
-        addend = Signal(signed(self.config.wgrad_bits))
-        total = Signal(signed(self.config.wgrad_bits))
+        wgrad_bits = self.config.wgrad_bits
+        addend = Signal(signed(wgrad_bits))
+        extended = Signal(signed(wgrad_bits))
+        total_and_carry = Signal(wgrad_bits + 2)
+        total = total_and_carry[1:-1].as_signed()
         m.d.comb += [
             adds_down.eq(self.mode.forward | self.wave_i.os),
             addend.eq(Mux(self.wave_i.os, wgrad, Mux(self.mode.forward, self.sum_i, self.west))),
             # One adder: the multiplier leaves a carry to whoever adds its product anyway.
-            total.eq((Cat(Const(1), addend).as_signed() + Cat(carry, product).as_signed()) >> 1),
+            extended.eq(product),
+            total_and_carry.eq(Cat(Const(1), addend) + Cat(carry, extended)),
         ]
 
         operand_bits = self.config.operand_bits
@@ -112,7 +116,7 @@ class ProcessingElement(wiring.Component):
         factor = Signal(signed(self.config.gradient_bits))
         m.d.comb += [
             takes_x.eq(self.mode.forward | self.wave_i.os),
-            word.eq(Mux(takes_x, x, weight)),
+            word.eq(Mux(takes_x, x, weight.as_unsigned())),
             factor.eq(Mux(self.mode.forward, weight, self.gradient_i)),
         ]
         product = Signal(signed(self.config.product_bits))

@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
                        help="folder of the four IDX files of fashion-mnist (default: where "
                        "Debian's dataset-fashion-mnist puts them)")
     train.add_argument("--samples", type=_count, metavar="N",
-                       help="samples of an epoch of fashion-mnist (default 32000)")
+                       help="samples of an epoch of fashion-mnist (default: all)")
     train.add_argument("--backend", choices=BACKENDS, default="rtl",
                        help="the Verilog in Verilator, or the NumPy model (default rtl)")
     train.add_argument("--epochs", type=_count, metavar="N",
@@ -81,8 +81,13 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--skip", type=_skip, default=0.95, metavar="P",
                        help="leave out samples whose label may have at least this probability; "
                        "off keeps all (default 0.95)")
+    train.add_argument("--budget", type=_budget, metavar="E",
+                       help="of fashion-mnist, instead of --skip: from the second epoch on leave "
+                       "out the surest samples, as many as hold this share of the squared error of "
+                       "the epoch before")
     train.add_argument("--lanes", type=_lanes, default=None, metavar="auto|2|4|8",
-                       help="activation bits of the weight gradient; auto measures (default)")
+                       help="activation bits of the weight gradient; auto measures, for "
+                       "fashion-mnist it is 8 (default)")
     train.add_argument("--schedule", choices=("interleaved", "sequential"), default="interleaved",
                        help="order of the two gradients on the array (default interleaved)")
     train.add_argument("--seed", type=int, default=1, metavar="N", help="default 1")
@@ -185,6 +190,16 @@ def _skip(text: str) -> float | None:
     return value
 
 
+def _budget(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not between 0 and 1")
+    return value
+
+
 def _lanes(text: str) -> int | None:
     choices = {"auto": None, "2": 2, "4": 4, "8": 8}
     if text not in choices:
@@ -205,6 +220,8 @@ def _train(options: argparse.Namespace) -> int:
         options.preset = options.preset or "base"
         return train_images(options, _config(options))
     options.preset = options.preset or "edge"
+    if options.budget is not None:
+        raise ValueError("--budget is for fashion-mnist: the host skips digits; use --skip")
     return _train_digits(options)
 
 

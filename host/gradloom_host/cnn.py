@@ -11,8 +11,10 @@ from gradloom_golden.optimizer import split
 from gradloom_golden.program import (
     SCALES,
     Descriptor,
+    Opcode,
     Region,
     Register,
+    SkipRule,
 )
 
 from .compiler import CompileError, Policy, tile_matrix
@@ -280,6 +282,8 @@ class ImageTrainer:
                     steps.append(Step(batch=index, policy=policy))
                 cycles += self._run(self.plan.descriptors(steps))
                 progress((number - 1 + 0.9 * last / batches) / count)
+            if self.policy.skip_rule == SkipRule.BUDGET:
+                self._run([Descriptor(opcode=Opcode.THRESHOLD, bound=self.policy.budget)])
             counters = self.system.counters()
             low, high = self.system.read(Region.CONTROL, Register.LOSS, 2)
             seen = batches * batch

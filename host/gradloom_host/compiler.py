@@ -46,6 +46,8 @@ class Policy:
     skip_rule : SkipRule
     threshold : int
         Of the rule; 65535 keeps every sample.
+    budget : int
+        Of `SkipRule.BUDGET`: share of the squared error that the next epoch may skip, in 2**-16.
     lanes : tuple of int
         Activations in a word of the weight gradient, 1, 2 or 4, by layer with weights; one for
         all if it has one element.
@@ -61,6 +63,7 @@ class Policy:
     momentum: int | None = 3
     skip_rule: SkipRule = SkipRule.PROBABILITY
     threshold: int = 65535
+    budget: int = 0
     lanes: tuple[int, ...] = (1,)
     schedule: Schedule = Schedule.INTERLEAVED
     fused: bool = True

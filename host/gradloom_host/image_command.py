@@ -18,6 +18,7 @@ from .compiler import Policy
 from .files import write_file
 from .graph import Conv, Graph, Linear, Shape
 from .idx import load_idx
+from .streaming import Streamed
 from .system import System
 
 __all__ = ["NETWORK", "attribution", "train_images"]
@@ -66,8 +67,11 @@ def train_images(options: argparse.Namespace, config: Config) -> int:
         test_images=raw.test_images[..., None], test_labels=raw.test_labels.astype(np.int64))
     samples = options.samples or SAMPLES
     threshold = KEEP_ALL if options.skip is None else round(options.skip * 65536)
+    rule = {"skip_rule": SkipRule.PROBABILITY, "threshold": threshold}
+    if options.budget is not None:
+        rule = {"skip_rule": SkipRule.BUDGET, "budget": round(options.budget * 65536)}
     policy = Policy(
-        rate=RATE, momentum=MOMENTUM, threshold=threshold, skip_rule=SkipRule.PROBABILITY,
+        rate=RATE, momentum=MOMENTUM, **rule,
         lanes=(8 // (options.lanes or 8),), schedule=Schedule[options.schedule.upper()])
     plan = plan_network(config, NETWORK, BATCH, policy.lanes)
     if options.report is not None:
@@ -90,6 +94,9 @@ def train_images(options: argparse.Namespace, config: Config) -> int:
     console.print(_epochs_table(epochs))
     if options.backend == "rtl":
         console.print(_cycles_table(epochs))
+    if isinstance(plan, Streamed):
+        console.print(f"tensors stay in memory: {plan.kept_bytes:,} bytes of a batch from forward "
+                      "to backward pass", highlight=False)
     console.print(f"{config.rows}x{config.columns} machine, {options.backend} backend"
                   f"{', checked' if options.check else ''}: {seconds:.0f} s", highlight=False)
     if options.report is not None:

@@ -44,9 +44,9 @@ def data():
 
 @pytest.fixture
 def make(data):
-    def trainer(plan, policy=POLICY, **options):
-        system = System(CONFIG, "golden", memory_bytes=memory_needed(data, plan))
-        return ImageTrainer(system, plan, data, policy, calibrations=5, **options)
+    def trainer(plan, policy=POLICY, given=data, **options):
+        system = System(CONFIG, "golden", memory_bytes=memory_needed(given, plan))
+        return ImageTrainer(system, plan, given, policy, calibrations=5, **options)
 
     return trainer
 
@@ -70,9 +70,12 @@ def test_the_seed_decides(make):
     assert losses[0] == losses[1] != losses[2]
 
 
-def test_a_budget_skips_from_the_second_epoch_on(make):
-    policy = replace(POLICY, rate=6, skip_rule=SkipRule.BUDGET, budget=8000)
-    trainer = make(Resident(CONFIG, GRAPH, BATCH), policy)
+def test_a_budget_skips_from_the_second_epoch_on(make, data):
+    policy = replace(POLICY, skip_rule=SkipRule.BUDGET, budget=4000)
+    # A fifth of the labels are wrong: nobody becomes sure of those.
+    wrong = np.arange(len(data.train_labels)) % 5 == 0
+    given = replace(data, train_labels=data.train_labels ^ wrong)
+    trainer = make(Resident(CONFIG, GRAPH, BATCH), policy, given)
     epochs = trainer.epochs(3)
     assert next(epochs).skipped == 0
     [threshold] = trainer.system.read(Region.CONTROL, Register.THRESHOLD)

@@ -18,11 +18,11 @@ from rich.progress import Progress
 from gradloom_golden.config import preset
 from gradloom_golden.program import Schedule
 from gradloom_host.cnn import Epoch, ImageData, ImageTrainer, memory_needed
-from gradloom_host.compiler import Policy
 from gradloom_host.idx import load_idx
 from gradloom_host.image_command import BATCH, MOMENTUM, NETWORK, RATE, STEPS_A_LIST
 from gradloom_host.resident import Resident
 from gradloom_host.system import System
+from gradloom_host.tensors import Policy
 
 PROBABILITY = 0.95
 """Samples whose label has at least this one are skipped."""

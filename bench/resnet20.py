@@ -16,9 +16,11 @@ from gradloom_golden.cycles import (
     tile_slots,
 )
 from gradloom_golden.program import Descriptor, Drain, Opcode, Schedule
-from gradloom_host.compiler import CompileError, Network, Policy, compile_network
+from gradloom_host.compiler import Network
 from gradloom_host.device import Device
 from gradloom_host.graph import AveragePool, Conv, Graph, Layer, Linear, Shape
+from gradloom_host.placement import compile_network
+from gradloom_host.tensors import CompileError, Policy
 
 WEIGHT_DEPTH = 8192
 """A layer of 64 to 64 channels has 2,304 rows, its stored gradients as many; `base` has 2,048."""

@@ -10,12 +10,12 @@ from rich.progress import Progress
 
 from gradloom_golden.config import Config, preset
 from gradloom_host.cnn import ImageData, ImageTrainer, Plan, memory_needed
-from gradloom_host.compiler import Policy
 from gradloom_host.graph import Add, AveragePool, Conv, Graph, Layer, Linear, Shape
 from gradloom_host.image_command import NETWORK
 from gradloom_host.resident import Resident
 from gradloom_host.streaming import Streamed
 from gradloom_host.system import System
+from gradloom_host.tensors import Policy
 
 SMALL = preset("base")
 LARGE = SMALL.with_changes(activation_depth=16384, gradient_depth=16384, weight_depth=8192)
@@ -45,20 +45,21 @@ def resnet20() -> Graph:
     return Graph(Shape(3, 32, 32), layers)
 
 
-def plans() -> dict[str, tuple[str, Config, Plan, int]]:
+def plans() -> dict[str, tuple[str, Config, Plan, tuple[int, ...]]]:
     """Return what is measured: title, configuration, plan and lanes."""
-    found: dict[str, tuple[str, Config, Plan, int]] = {
-        "fashion-mnist in the buffers": ("base", SMALL, Resident(SMALL, NETWORK, 16), 1)}
+    found: dict[str, tuple[str, Config, Plan, tuple[int, ...]]] = {
+        "fashion-mnist in the buffers": ("base", SMALL, Resident(SMALL, NETWORK, 16), (1,))}
     for lanes in (1, 2, 4):
         found[f"fashion-mnist streamed, {8 // lanes} bit"] = (
-            "base", SMALL, Streamed(SMALL, NETWORK, 16, (lanes,)), lanes)
+            "base", SMALL, Streamed(SMALL, NETWORK, 16, (lanes,)), (lanes,))
     for lanes in (1, 4):
         found[f"resnet20 streamed, {8 // lanes} bit"] = (
-            "large", LARGE, Streamed(LARGE, resnet20(), 8, (1, *[lanes] * 19)), lanes)
+            "large", LARGE, Streamed(LARGE, resnet20(), 8, (lanes,)), (lanes,))
     return found
 
 
-def measured(config: Config, plan: Plan, lanes: int, *, check: bool) -> dict[str, float]:
+def measured(config: Config, plan: Plan, lanes: tuple[int, ...], *,
+             check: bool) -> dict[str, float]:
     """Return what one step took, by the column of the table."""
     network = plan.network
     shape, batch = network.graph.input, network.batch
@@ -67,7 +68,7 @@ def measured(config: Config, plan: Plan, lanes: int, *, check: bool) -> dict[str
     labels = rng.integers(0, 10, batch)
     data = ImageData(train_images=images, train_labels=labels, test_images=images,
                      test_labels=labels)
-    policy = Policy(rate=8, lanes=(1, *[lanes] * (len(network.weights) - 1)))
+    policy = Policy(rate=8, lanes=lanes)
     system = System(config, check=check, memory_bytes=memory_needed(data, plan))
     trainer = ImageTrainer(system, plan, data, policy, calibrations=2)
     [epoch] = trainer.epochs(1)

@@ -15,7 +15,7 @@ from gradloom_golden.program import (
     memory_shape,
 )
 from gradloom_golden.transfer import row_bytes
-from gradloom_host.compiler import CompileError, Network, Policy, compile_network
+from gradloom_host.compiler import Network
 from gradloom_host.graph import (
     Add,
     AveragePool,
@@ -26,6 +26,8 @@ from gradloom_host.graph import (
     MaxPool,
     Shape,
 )
+from gradloom_host.placement import compile_network
+from gradloom_host.tensors import CompileError, Policy
 
 __all__ = ["DUMPED", "Case", "Training", "random_case", "random_graph", "training"]
 

@@ -9,12 +9,12 @@ from gradloom_golden.confidence import NEVER
 from gradloom_golden.config import PRESETS
 from gradloom_golden.program import Region, Register, SkipRule
 from gradloom_host.cnn import ImageData, ImageTrainer, memory_needed
-from gradloom_host.compiler import Policy
 from gradloom_host.graph import Conv, Graph, Linear, Shape
 from gradloom_host.image_command import attribution
 from gradloom_host.resident import Resident
 from gradloom_host.streaming import Streamed
 from gradloom_host.system import System
+from gradloom_host.tensors import Policy
 
 CONFIG = PRESETS["tiny"].with_changes(
     activation_depth=2048, gradient_depth=2048, weight_depth=512, image_depth=1024,

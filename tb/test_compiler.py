@@ -22,8 +22,9 @@ from gradloom_golden.program import (
     Schedule,
 )
 from gradloom_golden.program_check import check
-from gradloom_host.compiler import CompileError, Policy, compile_network, tile_matrix
 from gradloom_host.graph import Add, AveragePool, Conv, Graph, Linear, MaxPool, Shape
+from gradloom_host.placement import compile_network, tile_matrix
+from gradloom_host.tensors import CompileError, Policy
 
 CONFIG = PRESETS["tiny"].with_changes(
     activation_depth=4096, gradient_depth=4096, weight_depth=2048, image_depth=2048,

@@ -9,11 +9,12 @@ import pytest
 from gradloom_golden.config import PRESETS, Config
 from gradloom_golden.program import Opcode, Region, Schedule, memory_shape
 from gradloom_host.cnn import ImageData, ImageTrainer, memory_needed, plan_network
-from gradloom_host.compiler import CompileError, Policy
 from gradloom_host.graph import Add, AveragePool, Conv, Graph, Linear, MaxPool, Shape
+from gradloom_host.pieces import Step
 from gradloom_host.resident import Resident
-from gradloom_host.streaming import Step, Streamed
+from gradloom_host.streaming import Streamed
 from gradloom_host.system import System
+from gradloom_host.tensors import CompileError, Policy
 from random_networks import random_graph
 from rtl_bench import seed
 from test_random_networks import USUAL, generate_once  # noqa: F401 - used by its name
@@ -47,6 +48,8 @@ SMALL = {
     "whole": {},
     "windows": {"activation_depth": 1024, "gradient_depth": 1024, "image_depth": 512},
     "small windows": {"activation_depth": 512, "gradient_depth": 512, "image_depth": 256},
+    "short sums": {"activation_depth": 1024, "gradient_depth": 1024, "image_depth": 512,
+                   "steps_depth": 64},
     "weights": {"weight_depth": 512},
     "both": {"activation_depth": 512, "gradient_depth": 512, "image_depth": 256,
              "weight_depth": 512},
@@ -118,8 +121,8 @@ def test_windows_are_taken_where_the_batch_does_not_fit():
 def test_weights_are_taken_in_groups_where_a_layer_does_not_fit():
     plan = Streamed(CONFIG.with_changes(weight_depth=512), GRAPHS["wide"], BATCH)
     assert not plan.resident_weights
-    assert len(plan._groups(1, backward=False)) > 1
-    assert len(plan._groups(1, backward=True)) > 1
+    assert len(plan._operations.groups(1, backward=False)) > 1
+    assert len(plan._operations.groups(1, backward=True)) > 1
 
 
 @pytest.mark.parametrize("lanes", [2, 4])
@@ -145,6 +148,13 @@ def test_what_is_cut_is_what_lanes_would_have_read():
     cut = [d for d in steps if d.tested_bits]
     assert {(d.opcode, d.tested_bits, d.x_shift) for d in cut} == {
         (opcode, bits, 8 - bits) for opcode in (Opcode.SAVE, Opcode.LOAD) for bits in (2, 4)}
+
+
+def test_lanes_are_those_it_was_laid_out_for():
+    plan = Streamed(CONFIG, GRAPHS["convolutions"], BATCH, (4,))
+    message = "the network was laid out for lanes (4,), not (1,): construct another"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        plan.descriptors([Step(batch=0, policy=POLICY)])
 
 
 def test_the_smallest_way_that_fits_is_chosen():

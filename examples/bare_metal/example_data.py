@@ -16,11 +16,13 @@ from gradloom_golden.optimizer import split
 from gradloom_golden.program import SCALES, Descriptor, Opcode, Region, Register
 from gradloom_golden.transfer import pack_words, row_bytes
 from gradloom_host import layout
-from gradloom_host.compiler import Network, Policy, compile_network
+from gradloom_host.compiler import Network
 from gradloom_host.files import write_file
 from gradloom_host.graph import Conv, Graph, Linear, MaxPool, Shape
 from gradloom_host.header import c_header
+from gradloom_host.placement import compile_network
 from gradloom_host.system import System
+from gradloom_host.tensors import Policy
 
 __all__ = ["example_data", "write_example"]
 

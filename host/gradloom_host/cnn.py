@@ -17,11 +17,13 @@ from gradloom_golden.program import (
     SkipRule,
 )
 
-from .compiler import CompileError, Policy, tile_matrix
 from .graph import Conv, Graph, Linear
+from .pieces import Step, load
+from .placement import tile_matrix
 from .resident import Resident
-from .streaming import Step, Streamed, load
+from .streaming import Streamed
 from .system import System
+from .tensors import CompileError, Policy
 
 __all__ = ["Epoch", "ImageData", "ImageTrainer", "Plan", "memory_needed", "plan_network"]
 
@@ -110,7 +112,8 @@ def memory_needed(data: ImageData, plan: Plan) -> int:
     network = plan.network
     samples = max(len(data.train_labels), len(data.test_labels)) + network.batch
     steps = max(-(-samples // network.batch), CALIBRATIONS)
-    lists = steps * 128 * (len(plan.descriptors([Step(batch=0, policy=Policy())])) + SOME)
+    step = Step(batch=0, policy=Policy(lanes=plan.lanes))
+    lists = steps * 128 * (len(plan.descriptors([step])) + SOME)
     weights = network.weight_rows * network.config.columns * 8
     used = samples * (plan.image_pitch + 4) + lists + weights + plan.memory_bytes
     return -(-used // PAGE) * PAGE + 256 * PAGE

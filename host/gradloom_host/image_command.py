@@ -14,12 +14,12 @@ from gradloom_golden.config import Config
 from gradloom_golden.program import Schedule, SkipRule
 
 from .cnn import Epoch, ImageData, ImageTrainer, memory_needed, plan_network
-from .compiler import Policy
 from .files import write_file
 from .graph import Conv, Graph, Linear, Shape
 from .idx import load_idx
 from .streaming import Streamed
 from .system import System
+from .tensors import Policy
 
 __all__ = ["NETWORK", "attribution", "train_images"]
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 from gradloom_golden.config import Config
 from gradloom_golden.program import Descriptor, Opcode, Region
 
-from .compiler import compile_network
 from .graph import Graph
-from .streaming import Step, load
+from .pieces import Step, load
+from .placement import compile_network
 
 __all__ = ["Resident"]
 
@@ -22,6 +22,7 @@ class Resident:
         If a buffer is too small, which names the field to raise.
     """
 
+    lanes = (1,)                                           # any policy will do
     resident_weights = True
     memory_bytes = kept_bytes = 0
 

@@ -15,6 +15,7 @@ from gradloom_host import cli, device, export
 from gradloom_host.cli import main
 from gradloom_host.digits import Dataset
 from gradloom_host.trainer import Trainer
+from test_idx import idx_bytes
 
 TINY = PRESETS["tiny"]
 FIT = ["--preset", "tiny", "--set", "steps_depth=64", "--set", "activation_depth=1024",
@@ -102,6 +103,27 @@ def test_training_writes_a_valid_report(tmp_path, capsys):
     assert settings["schedule"] == 3
     assert content["epochs"][0]["bits"] == [4, 4, 4]
     assert content["epochs"][0]["counters"]["skipped_samples"] == 0
+
+
+@pytest.mark.parametrize(("options", "streamed"), [
+    ([], False), (["--set", "activation_depth=2048", "--lanes", "2", "--budget", "0.2"], True)])
+def test_images_train_through_lists(tmp_path, capsys, options, streamed):
+    rng = np.random.default_rng(3)
+    for part, count in (("train", 32), ("t10k", 16)):
+        for kind, high, shape in (("images-idx3", 256, (28, 28)), ("labels-idx1", 10, ())):
+            array = rng.integers(0, high, (count, *shape), dtype=np.uint8)
+            (tmp_path / f"{part}-{kind}-ubyte").write_bytes(idx_bytes(array))
+    report = tmp_path / "report"
+    code, out, err = end_of(
+        ["train", "fashion-mnist", "--backend", "golden", "--data", tmp_path, "--epochs", "2",
+         "--report", report, *options], capsys)
+    assert (code, err) == (0, "")
+    assert ("tensors stay in memory" in out) == streamed
+    content = json.loads((report / "run.json").read_text())
+    assert len(content["epochs"]) == 2
+    assert content["samples"] == 32
+    assert content["epochs"][0]["counters"]["kept_samples"] > 0
+    assert content["config"]["rows"] == 16
 
 
 def test_a_checked_run_that_agrees_says_so(stand_in, capsys):
@@ -227,6 +249,8 @@ def test_area_passes_its_options_on(tmp_path, monkeypatch):
     (["train", "digits", "--skip", "some"], "'some' is not between 0.5 and 1, nor off"),
     (["train", "digits", "--skip", "0.5"], "'0.5' is not between 0.5 and 1, nor off"),
     (["train", "digits", "--skip", "nan"], "'nan' is not between 0.5 and 1, nor off"),
+    (["train", "fashion-mnist", "--budget", "1"], "'1' is not between 0 and 1"),
+    (["train", "digits", "--budget", "0.1"], "--budget is for fashion-mnist: "),
     (["train", "digits", "--lanes", "3"], "'3' is not auto, 2, 4 or 8"),
     ([*GOLDEN, "--lanes", "4", "--set", "lanes=off"], "lanes 4 need a machine that packs them"),
     ([*GOLDEN, "--check"], "check compares the RTL with the golden model: use backend 'rtl'"),

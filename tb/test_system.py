@@ -1,6 +1,7 @@
 """Lists on a machine with memory: what arrives, what is refused, and how errors are told."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,14 @@ BAD = Descriptor(opcode=Opcode.FORWARD)
 @pytest.fixture
 def system():
     return System(TINY, "golden", memory_bytes=MEMORY)
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    ({"check": True}, "check compares the RTL with the golden model: use backend 'rtl'"),
+    ({"waves": Path("x.fst")}, "waves for x.fst come from the RTL: use backend 'rtl'")])
+def test_only_the_rtl_is_checked(options, words):
+    with pytest.raises(ValueError, match=f"^{words}$"):
+        System(TINY, "golden", memory_bytes=MEMORY, **options)
 
 
 def transfer(opcode, address, rows=2, **fields):

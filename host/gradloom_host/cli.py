@@ -178,26 +178,24 @@ def _sizes(text: str) -> tuple[int, ...]:
     return sizes
 
 
-def _skip(text: str) -> float | None:
-    if text == "off":
-        return None
+def _share(text: str, least: float, *, otherwise: str = "") -> float:
+    """Return a number above `least` and below 1."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0.5 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not between 0.5 and 1, nor off")
+    if not least < value < 1:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not between {least:g} and 1{otherwise}")
     return value
+
+
+def _skip(text: str) -> float | None:
+    return None if text == "off" else _share(text, 0.5, otherwise=", nor off")
 
 
 def _budget(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not between 0 and 1")
-    return value
+    return _share(text, 0)
 
 
 def _lanes(text: str) -> int | None:

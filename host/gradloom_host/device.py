@@ -21,7 +21,7 @@ from gradloom_golden.program import (
 
 from . import layout
 
-__all__ = ["BACKENDS", "Device", "DeviceError", "Mismatch"]
+__all__ = ["BACKENDS", "Device", "DeviceError", "Mismatch", "check_backend"]
 
 BACKENDS = ("rtl", "golden")
 
@@ -57,16 +57,9 @@ class Device:
 
     def __init__(self, config: Config, backend: str = "rtl", *, check: bool = False,
                  waves: Path | None = None):
-        if backend not in BACKENDS:
-            raise ValueError(f"unknown backend {backend!r}; choose from {', '.join(BACKENDS)}")
-        if check and backend == "golden":
-            raise ValueError("check compares the RTL with the golden model: use backend 'rtl'")
-        if waves is not None and backend == "golden":
-            raise ValueError(f"waves for {waves} come from the RTL: use backend 'rtl'")
+        check_backend(backend, check=check, waves=waves)
         self.config = config
         self.backend = backend
-        if waves is not None and backend == "golden":
-            raise ValueError("only the RTL has waves: use backend 'rtl'")
         self._machines = [_machine(config, backend, waves)]
         if check:
             self._machines.append(GoldenMachine(config))
@@ -348,6 +341,16 @@ class Device:
         if np.abs(values).max() >= 1 << 31:
             raise OverflowError(f"{name} does not fit 32 bits: use fewer terms or smaller operands")
         return values.astype(np.int32)
+
+
+def check_backend(backend: str, *, check: bool, waves: Path | None) -> None:
+    """Raise ValueError if a backend does not exist, or cannot do what is asked of it."""
+    if backend not in BACKENDS:
+        raise ValueError(f"unknown backend {backend!r}; choose from {', '.join(BACKENDS)}")
+    if check and backend == "golden":
+        raise ValueError("check compares the RTL with the golden model: use backend 'rtl'")
+    if waves is not None and backend == "golden":
+        raise ValueError(f"waves for {waves} come from the RTL: use backend 'rtl'")
 
 
 def _machine(config: Config, backend: str, waves: Path | None):

@@ -65,7 +65,7 @@ def train_images(options: argparse.Namespace, config: Config) -> int:
     data = ImageData(
         train_images=raw.train_images[..., None], train_labels=raw.train_labels.astype(np.int64),
         test_images=raw.test_images[..., None], test_labels=raw.test_labels.astype(np.int64))
-    samples = options.samples or SAMPLES
+    samples = min(options.samples or SAMPLES, len(data.train_labels))
     threshold = KEEP_ALL if options.skip is None else round(options.skip * 65536)
     rule = {"skip_rule": SkipRule.PROBABILITY, "threshold": threshold}
     if options.budget is not None:

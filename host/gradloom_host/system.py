@@ -19,7 +19,7 @@ from gradloom_golden.program import (
 )
 from gradloom_golden.shell import LIST_ALIGNMENT, MAX_LIST, Interrupt, ShellRegister
 
-from .device import BACKENDS, DeviceError, Mismatch
+from .device import DeviceError, Mismatch, check_backend
 
 __all__ = ["System"]
 
@@ -60,8 +60,7 @@ class System:
     def __init__(self, config: Config, backend: str = "rtl", *, memory_bytes: int,
                  latency: int = 20, check: bool = False, stall: float = 0.0, seed: int = 0,
                  waves: Path | None = None):
-        if backend not in BACKENDS:
-            raise ValueError(f"unknown backend {backend!r}; choose from {', '.join(BACKENDS)}")
+        check_backend(backend, check=check, waves=waves)
         self.config = config
         self.cycles = 0
         # Each is there or not; which of them run is decided once, here.

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from itertools import count
 
 import numpy as np
 import pytest
@@ -148,6 +149,19 @@ def test_what_is_cut_is_what_lanes_would_have_read():
     cut = [d for d in steps if d.tested_bits]
     assert {(d.opcode, d.tested_bits, d.x_shift) for d in cut} == {
         (opcode, bits, 8 - bits) for opcode in (Opcode.SAVE, Opcode.LOAD) for bits in (2, 4)}
+
+
+def test_an_evaluation_saves_nothing_that_it_does_not_load():
+    for name, saves in (("residual", 4), ("pools", 0)):
+        plan = Streamed(CONFIG, GRAPHS[name], BATCH)
+        free = count(0, 1 << 16)
+        plan.reserve(lambda size, free=free: next(free))
+        places = {opcode: {(d.memory_high, d.memory_low) for d in plan.descriptors(
+            [Step(batch=0, policy=POLICY, evaluate=True)]) if d.opcode == opcode}
+            for opcode in (Opcode.LOAD, Opcode.SAVE)}
+        assert places[Opcode.SAVE] <= places[Opcode.LOAD]
+        # Only what a residual addition reads again, two blocks each.
+        assert len(places[Opcode.SAVE]) == saves
 
 
 def test_lanes_are_those_it_was_laid_out_for():

@@ -64,13 +64,13 @@ class Streamed:
         self.resident_weights = self._operations.resident_weights
         # Zero until memory has been given.
         self._addresses = dict.fromkeys((*self._stores, "labels", "weights", "state"), 0)
-        self._needed = self._needed_stores()
+        self._needed = {evaluate: self._needed_stores(evaluate) for evaluate in (False, True)}
 
     # Memory.
 
-    def _needed_stores(self) -> set[str]:
-        """Return the stores that any piece of a training step loads."""
-        step = Step(batch=0, policy=Policy())
+    def _needed_stores(self, evaluate: bool) -> set[str]:
+        """Return the stores that any piece of a step loads."""
+        step = Step(batch=0, policy=Policy(), evaluate=evaluate)
         return {store for piece in self._pieces([step]) for use in piece.loaded()
                 for store in use.stores}
 
@@ -82,7 +82,7 @@ class Streamed:
         room : callable
             Return the address, a multiple of 4,096, of so many bytes.
         """
-        for name in sorted(self._needed - {"images"}):
+        for name in sorted(self._needed[False] - {"images"}):
             self._addresses[name] = room(self._bytes(name))
 
     def place_data(self, *, images: int, labels: int, weights: int, state: int) -> None:
@@ -101,7 +101,7 @@ class Streamed:
     @property
     def memory_bytes(self) -> int:
         """Memory that `reserve` takes, without rounding to pages."""
-        return sum(self._bytes(name) for name in self._needed - {"images"})
+        return sum(self._bytes(name) for name in self._needed[False] - {"images"})
 
     @property
     def kept_bytes(self) -> int:
@@ -313,7 +313,7 @@ class Streamed:
         found = []
         for use in piece.operation.writes:
             for name in use.stores:
-                if name in self._needed:
+                if name in self._needed[piece.step.evaluate]:
                     found += self._stores[name].moves(
                         self.config, Opcode.SAVE, self._address(name, piece), self.network.batch,
                         piece.window, base=piece.places[use.name], use=use,

@@ -10,6 +10,7 @@ import pytest
 from gradloom_golden.config import PRESETS, Config
 from gradloom_golden.program import Opcode, Region, Schedule, memory_shape
 from gradloom_host.cnn import ImageData, ImageTrainer, memory_needed, plan_network
+from gradloom_host.device import Mismatch
 from gradloom_host.graph import Add, AveragePool, Conv, Graph, Linear, MaxPool, Shape
 from gradloom_host.pieces import Step
 from gradloom_host.resident import Resident
@@ -222,6 +223,21 @@ def streamed_on_the_rtl(number: int) -> None:
     except Exception as error:
         raise AssertionError(f"{told}: {error}") from error
     assert found["epoch"].cycles > 1000, told
+
+
+def test_a_check_compares_what_was_learned():
+    machine = USUAL["tiny"]
+    plan = plan_network(machine, GRAPHS["convolutions"], BATCH)
+    data = data_of(GRAPHS["convolutions"], np.random.default_rng(1))
+    system = System(machine, "rtl", memory_bytes=memory_needed(data, plan), check=True)
+    try:
+        trainer = ImageTrainer(system, plan, data, POLICY, calibrations=2)
+        # The lowest bit of a master weight: what the array sees of it stays the same for long.
+        system._golden.memory[Region.STATE][0, 0] ^= 1
+        with pytest.raises(Mismatch, match="^memory at 0x"):
+            list(trainer.epochs(1))
+    finally:
+        system.close()
 
 
 def test_streamed_networks_equal_the_golden_machine():

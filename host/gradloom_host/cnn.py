@@ -15,10 +15,12 @@ from gradloom_golden.program import (
     Region,
     Register,
     SkipRule,
+    memory_shape,
 )
+from gradloom_golden.transfer import row_bytes
 
 from .graph import Conv, Graph, Linear
-from .pieces import Step, load
+from .pieces import MOST_WORDS, Step, load
 from .placement import tile_matrix
 from .resident import Resident
 from .streaming import Streamed
@@ -35,6 +37,9 @@ BIAS_EXPONENT = -12
 FIRST_EXPONENT = -5
 LEAST_WEIGHT_EXPONENT = -7
 """With 8 bits, weights may grow to one."""
+
+SAVED = (Region.WEIGHT, Region.STATE, Region.BIAS)
+"""Buffers that a check compares after an epoch."""
 
 CALIBRATIONS = 30
 SOME = 16
@@ -114,7 +119,7 @@ def memory_needed(data: ImageData, plan: Plan) -> int:
     steps = max(-(-samples // network.batch), CALIBRATIONS)
     step = Step(batch=0, policy=Policy(lanes=plan.lanes))
     lists = steps * 128 * (len(plan.descriptors([step])) + SOME)
-    weights = network.weight_rows * network.config.columns * 8
+    weights = (2 * network.weight_rows + network.config.weight_depth) * network.config.columns * 8
     used = samples * (plan.image_pitch + 4) + lists + weights + plan.memory_bytes
     return -(-used // PAGE) * PAGE + 256 * PAGE
 
@@ -157,6 +162,8 @@ class ImageTrainer:
                         state=self.state)
         plan.reserve(self._room)
         biases_at = self._put(biases)
+        self._saved = [self._room(words * row_bytes(system.config, region, 1))
+                       for region, words in zip(SAVED, self._saved_words())]
         self._lists = self._room(0)
         loads = [load(Region.BIAS, 0, len(biases), biases_at)]
         if plan.resident_weights:
@@ -288,6 +295,8 @@ class ImageTrainer:
             if self.policy.skip_rule == SkipRule.BUDGET:
                 self._run([Descriptor(opcode=Opcode.THRESHOLD, bound=self.policy.budget)])
             counters = self.system.counters()
+            if self.system.checking:
+                self._save_buffers()
             low, high = self.system.read(Region.CONTROL, Register.LOSS, 2)
             seen = batches * batch
             yield Epoch(
@@ -296,6 +305,21 @@ class ImageTrainer:
                 train_accuracy=counters["correct_samples"] / seen,
                 skipped=counters["skipped_samples"] / seen, test_accuracy=self.evaluate())
             progress(number / count)
+
+    def _save_buffers(self) -> None:
+        """Save what was learned to memory, and read the rest, where a check compares it."""
+        config = self.system.config
+        self._run([Descriptor(
+            opcode=Opcode.SAVE, function=region, steps=words, rows=1, memory_low=address)
+            for region, words, address in zip(SAVED, self._saved_words(), self._saved)])
+        for region in (Region.SCALE, Region.KEEP):
+            self.system.read(region, 0, memory_shape(config, region)[0])
+
+    def _saved_words(self) -> list[int]:
+        """Return the words to save of each buffer in `SAVED`."""
+        config = self.system.config
+        rows = self.network.weight_rows if self.plan.resident_weights else config.weight_depth
+        return [min(rows, memory_shape(config, region)[0], MOST_WORDS) for region in SAVED]
 
     def evaluate(self) -> float:
         """Return the accuracy on the test set, whole batches of it."""

@@ -82,6 +82,11 @@ class System:
             shared = self.memory if backend == "golden" else self.memory.copy()
             self._golden = GoldenMachine(config, shared)
 
+    @property
+    def checking(self) -> bool:
+        """Whether the golden model runs beside the RTL."""
+        return self._rtl is not None and self._golden is not None
+
     def close(self) -> None:
         """Free the simulator."""
         if self._rtl is not None:

@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-BENCHES := schedules tile utilization resnet20 simulation generation levers
+BENCHES := schedules tile utilization resnet20 streaming simulation generation levers
 
 .DEFAULT_GOAL := help
 .PHONY: help train test nightly lint bench area clean

@@ -234,7 +234,7 @@ def test_a_check_compares_what_was_learned():
         trainer = ImageTrainer(system, plan, data, POLICY, calibrations=2)
         # The lowest bit of a master weight: what the array sees of it stays the same for long.
         system._golden.memory[Region.STATE][0, 0] ^= 1
-        with pytest.raises(Mismatch, match="^memory at 0x"):
+        with pytest.raises(Mismatch, match=r"^memory at 0x"):
             list(trainer.epochs(1))
     finally:
         system.close()

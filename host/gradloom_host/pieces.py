@@ -10,7 +10,8 @@ from gradloom_golden.transfer import row_bytes, word_bits
 from .compiler import Network
 from .tensors import Policy, Window
 
-__all__ = ["MOST_WORDS", "Group", "Operation", "Piece", "Step", "Store", "Use", "load", "memory_fields"]
+__all__ = ["MOST_WORDS", "Group", "Operation", "Piece", "Step", "Store", "Use", "load",
+           "memory_fields"]
 
 MOST_WORDS = (1 << DESCRIPTOR_FIELDS["steps"][2]) - 1
 """Buffer words that one row of a transfer can hold."""

@@ -23,7 +23,8 @@ NOTE = (
     "One step of training on the RTL behind AXI, all samples kept, after exponents have settled; "
     "random images. bytes kept: of a sample's activations and ReLU masks from forward to backward "
     "pass, in memory; loads, saves: buffer words a sample; utilization: rows streamed "
-    "over all cycles from start to interrupt; waiting: nothing computes because of a load or save. "
+    "over all cycles from start to interrupt; useful: MACs over cycles x cells, above one where "
+    "lanes do several at once; waiting: nothing computes because of a load or save. "
     "Memory: 20 cycles latency, a beat of 128 bits a cycle. resnet20 is its convolutions, identity "
     "shortcuts only, without batch normalization.")
 

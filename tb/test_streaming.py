@@ -208,7 +208,7 @@ def streamed_on_the_rtl(number: int) -> None:
             weight_depth=int(rng.choice([256, 512, 1024])), image_depth=256)
         try:
             plan = Streamed(small, random_graph(rng, machine.rows), BATCH, lanes)
-            plan.descriptors([Step(batch=0, policy=POLICY)])
+            plan.descriptors([Step(batch=0, policy=replace(POLICY, lanes=lanes))])
         except CompileError:
             continue
         break

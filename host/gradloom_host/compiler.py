@@ -53,9 +53,6 @@ class Network:
 
     # Shapes of the passes.
 
-    def _first(self, index: int) -> bool:
-        return index == 0
-
     def _chunks(self, pixels: int, images: int) -> list[tuple[int, int]]:
         """Return first image and images of each chunk that the sums buffer can hold."""
         room = self.config.steps_depth // pixels

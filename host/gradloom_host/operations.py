@@ -227,7 +227,13 @@ class Operations:
         return emit
 
     def groups(self, index: int, *, backward: bool) -> list[Group]:
-        """Cut the weights of a layer so that half a buffer holds them, and what they need."""
+        """Cut the weights of a layer so that half a buffer holds them, and what they need.
+
+        Raises
+        ------
+        CompileError
+            If half a buffer does not hold the least that can be cut off.
+        """
         config, weights = self.config, self.network.weights[index]
         layer = self.network.graph.layers[index]
         total = weights.tiles[0 if backward else 3]
@@ -254,6 +260,7 @@ class Operations:
                 for first in range(0, total, most)]
 
     def group_rows(self, group: Group) -> int:
+        """Return the rows of the weight buffer that a group takes."""
         weights = self.network.weights[group.index]
         total = weights.tiles[0 if group.backward else 3]
         return weights.count // total * group.count * self.config.rows

@@ -13,7 +13,7 @@ from gradloom_golden.program import Descriptor, Drain, Function, Opcode, Schedul
 from .graph import Add, Conv, Graph, Linear, MaxPool
 from .tensors import CompileError, Policy, Tensor, Weights, Window
 
-__all__ = ["Network"]
+__all__ = ["RATE_SHIFT", "Network", "reciprocal"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -175,7 +175,7 @@ class Network:
         window = self._window(index, layer)
         if isinstance(layer, MaxPool):
             return [Descriptor(opcode=Opcode.VECTOR, function=Function.MAXIMUM, **window, **out)]
-        shift, factor = _reciprocal(layer.size)
+        shift, factor = reciprocal(layer.size)
         return [Descriptor(opcode=Opcode.VECTOR, function=Function.AVERAGE, scaled=1, measure=1,
                            out_shift=shift, factor=factor, **window, **out)]
 
@@ -436,7 +436,7 @@ class Network:
             "d_base": d.base, "d_stride": d.stride, "d_scale": d.scale,
             "out_base": target.base, "out_stride": target.stride,
             "out_scale": self.raw_scales[index - 1], "mask": int(x.relu),
-            "opcode": Opcode.VECTOR, "scaled": 1, "measure": 1,
+            "opcode": Opcode.VECTOR, "scaled": 1, "measure": int(not isinstance(layer, MaxPool)),
         }
         found = []
         if x.shape.height % layer.size or x.shape.width % layer.size:
@@ -446,7 +446,7 @@ class Network:
                 function=Function.MAXIMUM_GRADIENT, packed_base=y.base, w_block=y.stride,
                 **fields))
         else:
-            shift, factor = _reciprocal(layer.size)
+            shift, factor = reciprocal(layer.size)
             found.append(Descriptor(function=Function.AVERAGE_GRADIENT, out_shift=shift,
                                     factor=factor, **fields))
         return found
@@ -485,7 +485,7 @@ RATE_SHIFT = 4
 """Fraction bits that the velocity keeps of a step."""
 
 
-def _reciprocal(size: int) -> tuple[int, int]:
+def reciprocal(size: int) -> tuple[int, int]:
     """Return shift and factor, at most 255, whose quotient is one over `size` squared."""
     area = size * size
     shift = (255 * area).bit_length() - 1

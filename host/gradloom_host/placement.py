@@ -135,7 +135,9 @@ def _place_gradients(graph, shapes, edge, batch, scale):
             continue
         shape = shapes[index]
         stride, blocks = batch * shape.pixels, -(-shape.channels // edge)
-        raw_scales[index] = scale(f"d{index}")
+        # The machine hands gradients to maxima as they are.
+        raw_scales[index] = (gradients[index + 1].scale if isinstance(after, MaxPool)
+                             else scale(f"d{index}"))
         summed = scale(f"s{index}") if index in sources else raw_scales[index]
         gradients[index] = Tensor(
             shape=shape, base=place, stride=stride, blocks=blocks, scale=summed)

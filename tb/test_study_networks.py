@@ -1,0 +1,114 @@
+"""Whole training steps of random networks: the emulation equals the golden machine, bit for bit."""
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+torch = pytest.importorskip(
+    "torch", reason="PyTorch is not installed: run pip install 'gradloom[study]'")
+
+from gradloom_golden.config import PRESETS  # noqa: E402
+from gradloom_golden.lfsr import Bank  # noqa: E402
+from gradloom_golden.program import SkipRule  # noqa: E402
+from gradloom_host.graph import Conv, Graph, Shape  # noqa: E402
+from gradloom_host.tensors import CompileError, Policy  # noqa: E402
+from gradloom_study import layers, loss  # noqa: E402
+from gradloom_study.draws import Generated, Replayed  # noqa: E402
+from gradloom_study.networks import NETWORKS, Network, Spec, build  # noqa: E402
+from gradloom_study.step import Step  # noqa: E402
+from random_networks import random_graph  # noqa: E402
+from recording_machine import MachineTraining  # noqa: E402
+
+torch.set_num_threads(1)
+
+CONFIG = PRESETS["tiny"].with_changes(
+    activation_depth=8192, gradient_depth=8192, weight_depth=4096, image_depth=4096,
+    bias_depth=64, steps_depth=256)
+BATCH = 4
+STEPS = 3
+
+
+def emulated(training: MachineTraining) -> Network:
+    """Return a network with the weights and exponents of the machine's."""
+    graph, placed = training.graph, training.network
+    network = Network(Spec(input=graph.input, layers=list(graph.layers)), width=4,
+                      input_exponent=training.exponent(placed.scales["input"]))
+    for index, member in enumerate(network.members):
+        if "y" in member.scales:
+            member.scales["y"].exponent = training.exponent(placed.activations[index].scale)
+        if index and "dx" in member.scales:
+            member.scales["dx"].exponent = training.exponent(placed.raw_scales[index - 1])
+        if str(index) in network.meetings.scales:
+            network.meetings.scales[str(index)].exponent = training.exponent(
+                placed.gradients[index].scale)
+        if isinstance(member, layers.Weighted):
+            member.exponent = training.exponent(placed.weights[index].scale)
+            master, velocity, bias = (torch.from_numpy(np.array(part, np.float64))
+                                      for part in training.learned(index))
+            member.master, member.velocity, member.bias = master, velocity, bias
+    return network
+
+
+def is_emulated(graph: Graph) -> bool:
+    """Return whether a machine writes every gradient, and nothing is grouped."""
+    convs = [layer for layer in graph.layers if isinstance(layer, Conv)]
+    return all(layer.groups == 1 and layer.stride <= min(layer.taps) for layer in convs)
+
+
+@settings(max_examples=12, deadline=None,
+          suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
+@given(seed=st.integers(0, 1 << 20), flat=st.booleans(), data=st.data())
+def test_steps_equal_the_golden_machine(seed, flat, data):
+    rng = np.random.default_rng(seed)
+    graph = random_graph(rng, CONFIG.rows, flat=flat)
+    assume(is_emulated(graph))
+    try:
+        training = MachineTraining(CONFIG, graph, BATCH, rng)
+    except CompileError:
+        assume(False)
+        raise
+    count = len(training.network.weights)
+    policy = Policy(
+        rate=data.draw(st.integers(0, 7)), momentum=data.draw(st.sampled_from([None, 1, 3])),
+        skip_rule=SkipRule.PROBABILITY, stochastic=data.draw(st.booleans()),
+        threshold=data.draw(st.sampled_from([65535, 30000, 9000])),
+        lanes=(1, *(data.draw(st.sampled_from([1, 2, 4])) for _ in range(count - 1))))
+    network = emulated(training)
+    for lanes, member in zip(policy.lanes, network.weighted.values()):
+        member.lanes = lanes
+    classes = training.network.activations[-1].shape.channels
+    for _ in range(STEPS):
+        shape = graph.input
+        images = rng.integers(0, 256, (BATCH, shape.height, shape.width, shape.channels))
+        labels = rng.integers(0, classes, BATCH)
+        keep = training.step(images, labels, policy)
+        draws = Replayed({bank: [torch.from_numpy(np.array(part)) for part in parts]
+                          for bank, parts in training.draws.items()})
+        follow(network, images, labels, policy, keep, draws)
+        draws.finish()
+        training.rescale()
+        network.rescale()
+        compare(network, training)
+
+
+def follow(network, images, labels, policy, keep, draws):
+    """Take the step that the machine took."""
+    judged = loss.judge(network(torch.from_numpy(images), train=True), labels)
+    kept = np.flatnonzero((judged.own < policy.threshold) | (policy.threshold == 65535))
+    np.testing.assert_array_equal(kept, keep)
+    error = loss.error(judged, keep, draws if policy.stochastic else None)
+    network.backward(error, Step(
+        batch=BATCH, draws=draws, keep=torch.from_numpy(keep), rate=policy.rate,
+        momentum=policy.momentum, stochastic=policy.stochastic))
+
+
+def compare(network, training):
+    placed = training.network
+    for index, member in network.weighted.items():
+        for ours, theirs in zip((member.master, member.velocity, member.bias),
+                                training.learned(index)):
+            np.testing.assert_array_equal(ours.numpy(), theirs)
+        assert member.scales["y"].exponent == training.exponent(placed.activations[index].scale)
+        if index:
+            assert member.scales["dx"].exponent == training.exponent(placed.raw_scales[index - 1])

@@ -120,6 +120,29 @@ def _parser() -> argparse.ArgumentParser:
                       help="cell library, .lib or .lib.gz (default: a generic estimate)")
     area.add_argument("--report", type=Path, metavar="DIR", help="write area.json there")
     area.set_defaults(command=_area)
+
+    study = commands.add_parser("study", help="train networks in the machine's arithmetic, skip "
+                                "and precision by policy, and compare")
+    study.add_argument("words", nargs="+", metavar="CONFIG.toml | plot RESULTS | page RESULTS...",
+                       help="run a grid, or what is left of it; draw its results; or write the "
+                       "page about them")
+    study.add_argument("-o", "--output", type=Path, metavar="PATH",
+                       help="folder of the results and pictures (default build/study/NAME), of "
+                       "page the file (default docs/accuracy.md)")
+    study.add_argument("--data", type=Path, metavar="DIR",
+                       help="folder of the data, where it does not come with a package")
+    study.add_argument("--processes", type=_count, default=1, metavar="N",
+                       help="runs at once (default 1)")
+    study.add_argument("--threads", type=_count, default=1, metavar="N",
+                       help="of each run (default 1)")
+    study.add_argument("--device", action="extend", nargs="+", default=[], metavar="NAME",
+                       help="PyTorch devices on which runs take turns, e.g. cuda:0 cuda:1 "
+                       "(default cpu)")
+    study.add_argument("--scheduler", metavar="ADDRESS",
+                       help="let a Dask cluster do the runs, e.g. tcp://host:8786")
+    study.add_argument("--only", action="extend", nargs="+", default=[], metavar="POLICY",
+                       help="run only these policies of the configuration")
+    study.set_defaults(command=_study)
     return parser
 
 
@@ -285,3 +308,11 @@ def _area(options: argparse.Namespace) -> int:
     from gradloom_synth.command import area_command  # noqa: PLC0415 - needs the synth extra
 
     return area_command(_config(options), options.preset, options.liberty, options.report)
+
+
+def _study(options: argparse.Namespace) -> int:
+    # Its modules import PyTorch, which an extra installs.
+    require("torch", "study")
+    from gradloom_study.command import study_command  # noqa: PLC0415
+
+    return study_command(options)

@@ -1,0 +1,99 @@
+"""``gradloom study``: run a grid, draw it, and write the page about it."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from gradloom_host.missing import require
+
+__all__ = ["study_command"]
+
+DONE = 0
+
+
+def study_command(options: argparse.Namespace) -> int:
+    """Do what the command line says: run a study, ``plot`` results, or write their ``page``."""
+    require("torch", "study")
+    require("matplotlib", "study")
+    first, *rest = options.words
+    if first in ("plot", "page"):
+        if not rest or (first == "plot" and len(rest) > 1):
+            raise ValueError(
+                f"study {first} takes the results of a study, a folder or its results.json")
+        return _plot(Path(rest[0]), options.output) if first == "plot" else _page(
+            rest, options.output)
+    if rest:
+        raise ValueError(f"study takes one CONFIG.toml, or plot RESULTS, not {options.words}")
+    return _run(Path(first), options)
+
+
+def _run(config: Path, options: argparse.Namespace) -> int:
+    from .config import read_study  # noqa: PLC0415 - imports torch, which the page does not need
+    from .runner import run_study  # noqa: PLC0415
+
+    study = read_study(config)
+    output = options.output or Path("build") / "study" / study.name
+    console = Console()
+    columns = (TextColumn("{task.description}"), BarColumn(),
+               TextColumn("{task.percentage:.0f} %"), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        tasks = {}
+
+        def tell(name: str, done: float) -> None:
+            if name not in tasks:
+                tasks[name] = progress.add_task(name, total=1.0)
+            progress.update(tasks[name], completed=done)
+            if done >= 1:
+                progress.update(tasks[name], visible=False)
+
+        path = run_study(
+            study, output, options.data, processes=options.processes,
+            devices=options.device or ("cpu",), threads=options.threads,
+            scheduler=options.scheduler, only=options.only, progress=tell)
+    console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+    return _plot(output, None)
+
+
+def _plot(results: Path, output: Path | None) -> int:
+    from .plot import draw  # noqa: PLC0415 - needs Matplotlib
+    from .results import load_results  # noqa: PLC0415
+    from .summary import summarise  # noqa: PLC0415
+
+    content = load_results(results)
+    console = Console()
+    console.print(_table(summarise(content)))
+    folder = output or (results if results.is_dir() else results.parent)
+    for path in draw(content, folder):
+        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+    return DONE
+
+
+def _page(results: Sequence[str], output: Path | None) -> int:
+    from .page import write_page  # noqa: PLC0415
+    from .results import load_results  # noqa: PLC0415
+
+    target = output or Path("docs") / "accuracy.md"
+    write_page(target, [load_results(Path(path)) for path in results])
+    print(target)
+    return DONE
+
+
+def _table(rows) -> Table:
+    table = Table(title="Accuracy against backward work")
+    for name in ("network", "policy"):
+        table.add_column(name)
+    for name in ("seeds", "test %", "to int8", "gradients skipped %", "forward skipped %",
+                 "mean bits"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(
+            row.network, row.policy, str(len(row.seeds)),
+            f"{100 * row.accuracy:.2f}" + (f" ± {100 * row.spread:.2f}" if row.spread else ""),
+            "" if row.change is None else f"{100 * row.change:+.2f}",
+            f"{100 * row.skipped:.1f}", f"{100 * row.forward:.1f}",
+            "" if row.bits is None else f"{row.bits:.1f}")
+    return table

@@ -1,0 +1,1 @@
+"""What a study compares: which samples get a gradient, and how precise their activations are."""

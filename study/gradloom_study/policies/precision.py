@@ -1,0 +1,179 @@
+"""How many activation bits the weight gradients have: one small class a policy, same interface.
+
+Bits are chosen by layer, at most once an epoch, from a batch on which everything is measured that
+the policies may want. `Angle` is what the machine's precision unit does: the comparison is
+`gradloom_golden.precision`'s, on exact dot products.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from gradloom_golden.precision import angle_within, bound_from_degrees
+
+__all__ = ["BITS", "PRECISIONS", "Angle", "EarlyLow", "Fixed", "Measured", "Precision",
+           "Predictor", "degrees", "make_precision"]
+
+BITS = (8, 4, 2)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """What one batch told about the weight gradient of a layer.
+
+    Parameters
+    ----------
+    dots : dict of int to (int, int, int)
+        By bits: <g,g>, <g,h>, <h,h> of the 8-bit gradient g and the cut one h, exact.
+    noise : dict of int to float
+        By bits: sum (Q(x) - x)^2 / sum x^2 of the activations.
+    diversity : float
+        sum ||g_i||^2 / ||sum g_i||^2 over the samples.
+    """
+
+    dots: dict[int, tuple[int, int, int]]
+    noise: dict[int, float]
+    diversity: float
+
+    def predicted(self, bits: int) -> float:
+        """Return the angle, in degrees, that noise and diversity predict."""
+        return math.degrees(math.atan(math.sqrt(self.noise[bits] * self.diversity)))
+
+
+def degrees(gg: int, gh: int, hh: int) -> float:
+    """Return the angle between two gradients; 90 if one is zero. A report, not a datum."""
+    if not gg or not hh:
+        return 90.0
+    cosine = gh / math.sqrt(gg) / math.sqrt(hh)
+    return math.degrees(math.acos(max(-1.0, min(1.0, cosine))))
+
+
+class Precision:
+    """The interface; as it is, it gives all layers `bits`.
+
+    Parameters
+    ----------
+    epochs : int
+        Of the run.
+    bits : int
+        8, 4 or 2.
+
+    Attributes
+    ----------
+    measures : bool
+        `choose` is to be called with what was measured.
+    """
+
+    measures = False
+
+    def __init__(self, epochs: int, *, bits: int = 8):
+        if bits not in BITS:
+            raise ValueError(f"bits must be 8, 4 or 2, not {bits!r}")
+        self.epochs, self._bits = epochs, bits
+
+    def bits(self, epoch: int) -> int | None:
+        """Return the bits of all layers, or None if `choose` says."""
+        return self._bits
+
+    def bound(self, epoch: int) -> float:
+        """Return the largest angle, in degrees, that is allowed; 90 if any is."""
+        return 90.0
+
+    def choose(self, epoch: int, measured: Measured) -> int:
+        """Return the bits of a layer."""
+        return self._bits
+
+
+class Fixed(Precision):
+    """The same bits in all layers and epochs."""
+
+
+class EarlyLow(Precision):
+    """Few bits at first, more later: `bits` up to a share of the epochs, then `later`.
+
+    Parameters
+    ----------
+    epochs, bits
+        As of `Precision`.
+    later : int
+    share : float
+    """
+
+    def __init__(self, epochs: int, *, bits: int = 2, later: int = 8, share: float = 0.5):
+        super().__init__(epochs, bits=bits)
+        if later not in BITS:
+            raise ValueError(f"later must be 8, 4 or 2, not {later!r}")
+        self._later, self._turn = later, share * epochs
+
+    def bits(self, epoch):
+        """Return those of the epoch."""
+        return self._bits if epoch < self._turn else self._later
+
+
+class Angle(Precision):
+    """The fewest bits whose gradient turns by no more than a bound, measured layer by layer.
+
+    Parameters
+    ----------
+    epochs : int
+    first, last : float
+        Bounds of the first and the last epoch, degrees; those between lie on a line.
+    """
+
+    measures = True
+
+    def __init__(self, epochs: int, *, first: float = 45.0, last: float = 20.0):
+        super().__init__(epochs)
+        for angle in (first, last):
+            bound_from_degrees(angle)                       # refuse it early
+        self._first, self._last = first, last
+
+    def bits(self, epoch):
+        """Return None: they are measured."""
+        return None
+
+    def bound(self, epoch):
+        """Return the bound of the epoch."""
+        return self._first + (self._last - self._first) * epoch / max(1, self.epochs - 1)
+
+    def choose(self, epoch, measured):
+        """Return what the precision unit picks: 4 bits are tried, then 2."""
+        bound, picked = bound_from_degrees(self.bound(epoch)), 8
+        for bits in (4, 2):
+            if angle_within(*measured.dots[bits], bound):
+                picked = bits
+        return picked
+
+
+class Predictor(Angle):
+    """The same, with the angle predicted: tan^2 = noise to signal times gradient diversity."""
+
+    def choose(self, epoch, measured):
+        """Return the fewest bits whose predicted angle is within the bound."""
+        return min((bits for bits in (4, 2) if measured.predicted(bits) <= self.bound(epoch)),
+                   default=8)
+
+
+PRECISIONS: dict[str, Callable[..., Precision]] = {
+    "fixed": Fixed, "early-low": EarlyLow, "angle": Angle, "predictor": Predictor,
+}
+"""By the name that a study's configuration uses."""
+
+
+def make_precision(options: dict[str, Any], epochs: int) -> Precision:
+    """Return the policy that a table of the configuration describes: its `kind` and parameters.
+
+    Raises
+    ------
+    ValueError
+        If there is no such kind, or it has no such parameter.
+    """
+    options = dict(options)
+    kind = options.pop("kind", "fixed")
+    if kind not in PRECISIONS:
+        raise ValueError(f"unknown precision {kind!r}; choose from {', '.join(PRECISIONS)}")
+    try:
+        return PRECISIONS[kind](epochs, **options)
+    except TypeError as error:
+        raise ValueError(f"precision {kind!r}: {error}") from None

@@ -11,6 +11,7 @@ import numpy as np
 
 from gradloom_golden.config import Config
 from gradloom_golden.fixed import sign_extend
+from gradloom_golden.geometry import Tile
 from gradloom_golden.lfsr import Bank, high_half, low_half
 from gradloom_golden.machine import GoldenMachine
 from gradloom_golden.program import (
@@ -36,7 +37,7 @@ class RecordingMachine(GoldenMachine):
         super().__init__(config)
         self.notes = {region: np.zeros_like(words) for region, words in self.memory.items()}
         self.steps = np.zeros_like(self.memory[Region.WEIGHT])
-        self._tile = None
+        self._tile: Tile | None = None
 
     def _peek(self, bank: Bank, rows: int) -> np.ndarray:
         return deepcopy(self._lfsrs[bank]).draw(rows)
@@ -55,6 +56,7 @@ class RecordingMachine(GoldenMachine):
 
     def _packed(self, d, x, block, uses):
         if d.lanes_log2 and not d.patch:
+            assert self._tile is not None
             rows, _ = self._x_words(d, self._tile)
             word, place = self._block(Region.ACTIVATION, d.x_base, d.x_stride, block,
                                       self.config.rows, rows)

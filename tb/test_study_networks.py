@@ -9,13 +9,12 @@ torch = pytest.importorskip(
     "torch", reason="PyTorch is not installed: run pip install 'gradloom[study]'")
 
 from gradloom_golden.config import PRESETS  # noqa: E402
-from gradloom_golden.lfsr import Bank  # noqa: E402
 from gradloom_golden.program import SkipRule  # noqa: E402
-from gradloom_host.graph import Conv, Graph, Shape  # noqa: E402
+from gradloom_host.graph import Conv, Graph  # noqa: E402
 from gradloom_host.tensors import CompileError, Policy  # noqa: E402
 from gradloom_study import layers, loss  # noqa: E402
-from gradloom_study.draws import Generated, Replayed  # noqa: E402
-from gradloom_study.networks import NETWORKS, Network, Spec, build  # noqa: E402
+from gradloom_study.draws import Replayed  # noqa: E402
+from gradloom_study.networks import Network, Spec  # noqa: E402
 from gradloom_study.step import Step  # noqa: E402
 from random_networks import random_graph  # noqa: E402
 from recording_machine import MachineTraining  # noqa: E402

@@ -139,17 +139,17 @@ class Study:
     test_every: int = 1
 
     def __post_init__(self):
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if entry.type in (int, bool, str) and type(value) is not entry.type:
+                raise TypeError(
+                    f"{entry.name} must be of type {entry.type.__name__}, not {value!r}")
         if self.data not in DATA:
             raise ValueError(f"unknown data {self.data!r}; choose from {', '.join(DATA)}")
         if not self.networks or not self.policies or not self.seeds:
             raise ValueError("a study needs at least one network, one policy and one seed")
         for name, options in self.networks.items():
-            if options.get("kind") not in NETWORKS:
-                raise ValueError(f"network {name!r}: kind must be one of {', '.join(NETWORKS)}, "
-                                 f"not {options.get('kind')!r}")
-            if options.get("norm", "batch") not in NORMS:
-                raise ValueError(f"network {name!r}: norm must be one of {', '.join(NORMS)}, not "
-                                 f"{options['norm']!r}")
+            _check_network(name, options)
         if self.epochs < 1:
             raise ValueError(f"epochs must be at least 1, not {self.epochs!r}")
         if self.shift < 0:
@@ -158,6 +158,9 @@ class Study:
             raise ValueError(f"test_every must be at least 1, not {self.test_every!r}")
         if self.batch < 2 or self.batch & self.batch - 1:
             raise ValueError(f"batch must be a power of two from 2, not {self.batch!r}")
+        self._check_policies()
+
+    def _check_policies(self):
         names = [policy.name for policy in self.policies]
         for name in names:
             if names.count(name) > 1:
@@ -173,6 +176,14 @@ class Study:
         """All runs: seeds in the outer loop, so that each is complete before the next begins."""
         return [Cell(study=self, network=network, policy=policy, seed=seed)
                 for seed in self.seeds for network in self.networks for policy in self.policies]
+
+
+def _check_network(name: str, options: dict[str, Any]) -> None:
+    for option, choices in (("kind", tuple(NETWORKS)), ("norm", NORMS)):
+        value = options.get(option, NORMS[0] if option == "norm" else None)
+        if value not in choices:
+            raise ValueError(f"network {name!r}: {option} must be one of {', '.join(choices)}, "
+                             f"not {value!r}")
 
 
 def read_study(path: Path) -> Study:
@@ -203,16 +214,16 @@ def _study(content: dict[str, Any], name: str) -> Study:
     policies = tuple(_policy(entry) for entry in options.pop("policy", []))
     networks = {}
     for entry in options.pop("network", []):
-        entry = dict(entry)
         if "name" not in entry:
             raise ValueError("a network lacks its name: add one")
-        networks[entry.pop("name")] = entry
+        networks[entry["name"]] = {key: value for key, value in entry.items() if key != "name"}
     if "data" not in options:
         raise ValueError(f"data is missing: choose from {', '.join(DATA)}")
     for listed in ("seeds", "halvings"):
         if listed in options:
             options[listed] = tuple(options[listed])
-    return Study(networks=networks, policies=policies, **({"name": name} | options))
+    options.setdefault("name", name)
+    return Study(networks=networks, policies=policies, **options)
 
 
 def _policy(entry: dict[str, Any]) -> PolicySpec:

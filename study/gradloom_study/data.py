@@ -1,4 +1,4 @@
-"""Images to study with: what scikit-learn ships, and standard layouts in a folder the user names."""
+"""Images to study with: scikit-learn's, and standard layouts in a folder that the user names."""
 
 import io
 import pickle
@@ -12,7 +12,7 @@ from gradloom_host.digits import digits
 from gradloom_host.graph import Shape
 from gradloom_host.idx import load_idx
 
-__all__ = ["DATA", "Images", "augment", "cifar10", "load"]
+__all__ = ["DATA", "DATA_SHAPES", "Images", "augment", "cifar10", "load"]
 
 EDGE = 32
 CHANNELS = 3
@@ -70,7 +70,7 @@ def _fashion_mnist(folder: Path | None) -> Images:
 
 
 def cifar10(folder: Path | None) -> Images:
-    """Read CIFAR-10 in its binary layout (``data_batch_1.bin``) or its python one (``data_batch_1``).
+    """Read CIFAR-10, binary (``data_batch_1.bin``) or python version (``data_batch_1``).
 
     Parameters
     ----------
@@ -153,6 +153,12 @@ DATA: dict[str, Callable[[Path | None], Images]] = {
     "digits": _digits, "fashion-mnist": _fashion_mnist, "cifar10": cifar10,
 }
 """By the name that a study's configuration uses."""
+
+DATA_SHAPES = {
+    "digits": (Shape(1, 8, 8), 10), "fashion-mnist": (Shape(1, 28, 28), 10),
+    "cifar10": (Shape(CHANNELS, EDGE, EDGE), CLASSES),
+}
+"""Shape of an image, and classes, to be known without the data."""
 
 
 def load(name: str, folder: Path | None = None) -> Images:

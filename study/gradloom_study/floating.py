@@ -1,4 +1,4 @@
-"""The same networks in float32, trained by PyTorch under the machine's rule: what to compare with."""
+"""The same networks in float32, trained by PyTorch under the machine's rule, to compare with."""
 
 import torch
 from torch import nn

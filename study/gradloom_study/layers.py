@@ -38,6 +38,14 @@ class Layer(nn.Module):
         super().__init__()
         self.scales = scales
 
+    def forward(self, *x: Integers, train: bool = False) -> Integers:
+        """Return the activations that leave; with `train` remember what came."""
+        raise NotImplementedError
+
+    def backward(self, d: Integers, step: Step) -> Integers | None:
+        """Return dX, or None in a first layer; with `step.update` learn."""
+        raise NotImplementedError
+
     def get_extra_state(self) -> dict[str, int]:
         """Return the exponents."""
         return {name: scale.exponent for name, scale in self.scales.items()}
@@ -135,17 +143,18 @@ class Weighted(Layer):
         largest = (1 << bits) - 1 if unsigned else 1 << bits - 1
         return self.gradient(cut, d, largest).mul_(1 << shift)
 
-    def forward(self, x: Integers, *, train: bool = False) -> Integers:
+    def forward(self, *x: Integers, train: bool = False) -> Integers:
         """Return the activations that leave; with `train` remember what came."""
-        self._x = x if train else None
+        [given] = x
+        self._x = given if train else None
         exponent = self.scales["y"].exponent
-        shifts = resolve(Opcode.FORWARD, x=x.exponent, w=self.exponent, out=exponent,
+        shifts = resolve(Opcode.FORWARD, x=given.exponent, w=self.exponent, out=exponent,
                          bias=BIAS_EXPONENT)
         start = None
         if self.has_bias:
             # Bits that a shift to the right drops are cut, not rounded.
             start = self.bias.mul(2.0 ** shifts.bias_shift).floor_()
-        y = self._sums(x, start)
+        y = self._sums(given, start)
         narrow_(y, shifts.descriptor.out_shift, OPERAND_BITS, signed=not self.relu)
         y = y.float()
         if train:
@@ -284,8 +293,9 @@ class Add(Layer):
         super().__init__(y=Scale())
         self.relu = relu
 
-    def forward(self, first: Integers, second: Integers, *, train: bool = False) -> Integers:
+    def forward(self, *x: Integers, train: bool = False) -> Integers:
         """Return the sum."""
+        first, second = x
         exponent = self.scales["y"].exponent
         total, shift = _sum(first, second, exponent)
         narrow_(total, shift, OPERAND_BITS, signed=not self.relu)
@@ -346,11 +356,12 @@ class _Pool(Layer):
 class MaxPool(_Pool):
     """The largest of each window; its gradient goes, as it is, to the first tap that equals it."""
 
-    def forward(self, x: Integers, *, train: bool = False) -> Integers:
+    def forward(self, *x: Integers, train: bool = False) -> Integers:
         """Return the maxima, on the scale of X."""
-        self._x = x if train else None
-        y = self._windows(x.values).amax((2, 4))
-        return Integers(y, x.exponent, unsigned=x.unsigned)
+        [given] = x
+        self._x = given if train else None
+        y = self._windows(given.values).amax((2, 4))
+        return Integers(y, given.exponent, unsigned=given.unsigned)
 
     def backward(self, d: Integers, step: Step) -> Integers:
         """Return dX, on the scale of D."""
@@ -372,18 +383,19 @@ class AveragePool(_Pool):
         super().__init__(size, y=Scale(), dx=Scale())
         self._shift, self._factor = reciprocal(size)
 
-    def forward(self, x: Integers, *, train: bool = False) -> Integers:
+    def forward(self, *x: Integers, train: bool = False) -> Integers:
         """Return the means."""
-        self._x = x if train else None
+        [given] = x
+        self._x = given if train else None
         exponent = self.scales["y"].exponent
-        shift = resolve(Opcode.VECTOR, Function.AVERAGE, x=x.exponent, out=exponent,
+        shift = resolve(Opcode.VECTOR, Function.AVERAGE, x=given.exponent, out=exponent,
                         out_shift=self._shift).descriptor.out_shift
         # Wider than float32 can take: a window of 16 x 16 has 24 bits.
-        total = self._windows(x.values).sum((2, 4), dtype=torch.float64).mul_(self._factor)
-        y = narrow_(total, shift, OPERAND_BITS, signed=not x.unsigned).float()
+        total = self._windows(given.values).sum((2, 4), dtype=torch.float64).mul_(self._factor)
+        y = narrow_(total, shift, OPERAND_BITS, signed=not given.unsigned).float()
         if train:
-            self.scales["y"].measure(y, OPERAND_BITS, signed=not x.unsigned)
-        return Integers(y, exponent, unsigned=x.unsigned)
+            self.scales["y"].measure(y, OPERAND_BITS, signed=not given.unsigned)
+        return Integers(y, exponent, unsigned=given.unsigned)
 
     def backward(self, d: Integers, step: Step) -> Integers:
         """Return dX, rounded to nearest."""
@@ -412,12 +424,13 @@ class Shortcut(Layer):
         self.channels, self.stride = channels, stride
         self._shape = torch.Size()
 
-    def forward(self, x: Integers, *, train: bool = False) -> Integers:
+    def forward(self, *x: Integers, train: bool = False) -> Integers:
         """Return the pixels that stay."""
-        self._shape = x.values.shape
-        some = x.values[:, ::self.stride, ::self.stride]
+        [given] = x
+        self._shape = given.values.shape
+        some = given.values[:, ::self.stride, ::self.stride]
         y = functional.pad(some, (0, self.channels - some.shape[3]))
-        return Integers(y, x.exponent, unsigned=x.unsigned)
+        return Integers(y, given.exponent, unsigned=given.unsigned)
 
     def backward(self, d: Integers, step: Step) -> Integers:
         """Return the gradient, zeros where nothing was read."""

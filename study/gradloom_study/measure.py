@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from gradloom_golden.precision import dot_products
 from gradloom_golden.lfsr import Bank
+from gradloom_golden.precision import dot_products
 
 from .fixed import narrow_
 from .layers import Weighted

@@ -5,8 +5,9 @@ The same list makes a network of the machine's integers (`build`) and one of flo
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import nn
@@ -54,7 +55,7 @@ class Add:
     relu: bool = True
 
 
-Layer = Conv | Linear | MaxPool | AveragePool | Norm | Shortcut | Add
+Layer = graph.Layer | Norm | Shortcut | Add
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,14 +65,14 @@ class Spec:
     Parameters
     ----------
     input : Shape
-    layers : list of layer
+    layers : sequence of layer
         The last is a `Linear` without ReLU.
     gains : dict of int to float
         By what the first weights of a layer are multiplied, where not by 1.
     """
 
     input: Shape
-    layers: list[Layer]
+    layers: Sequence[Layer]
     gains: dict[int, float] = field(default_factory=dict)
 
     def sources(self, index: int) -> list[int]:
@@ -114,8 +115,7 @@ def _shape(layer: Layer, given: list[Shape]) -> Shape:
         edges = (-(-size // layer.stride) for size in (first.height, first.width))
         return Shape(layer.channels, *edges)
     # A network of one layer has the checks and the shapes of `graph`.
-    head = [Linear(features=1, relu=False)]
-    return graph.Graph(first, [layer, *head]).shapes()[0]
+    return graph.Graph(first, [layer, Linear(features=1, relu=False)]).shapes()[0]
 
 
 def fan_in(layer: Conv | Linear, given: Shape) -> int:
@@ -146,7 +146,7 @@ class Network(nn.Module):
 
     Attributes
     ----------
-    members : list of module
+    members : list of layers.Layer
         One a layer of the spec.
     """
 
@@ -154,12 +154,13 @@ class Network(nn.Module):
         super().__init__()
         self.spec = spec
         self._input_exponent = input_exponent
-        self.members = nn.ModuleList(_member(spec, index) for index in range(len(spec.layers)))
+        self.members = [_member(spec, index) for index in range(len(spec.layers))]
+        self._registered = nn.ModuleList(self.members)
         # Gradients that meet are added with an exponent of their own.
         self.meetings = layers.Layer(**{
             str(index): Scale() for index in range(len(spec.layers)) if self._readers(index) > 1})
-        for module in (*self.members, self.meetings):
-            for scale in module.scales.values():
+        for member in (*self.members, self.meetings):
+            for scale in member.scales.values():
                 scale.width = width
         self._outputs: list[Integers] = []
 
@@ -251,11 +252,11 @@ class Network(nn.Module):
 
     def rescale(self) -> None:
         """Adapt all exponents, at the end of a step."""
-        for module in (*self.members, self.meetings):
-            module.rescale()
+        for member in (*self.members, self.meetings):
+            member.rescale()
 
 
-def _member(spec: Spec, index: int) -> nn.Module:
+def _member(spec: Spec, index: int) -> layers.Layer:
     layer, shapes = spec.layers[index], spec.shapes()
     source = spec.sources(index)[0]
     given = shapes[source] if source >= 0 else spec.input
@@ -292,10 +293,8 @@ def build(spec: Spec, seed: int, *, input_exponent: int = INPUT_EXPONENT) -> Net
 
 def _unit(channels: int, stride: int, norm: str, *, relu: bool) -> list[Layer]:
     """Return a convolution of 3x3 taps, normalized or with a bias."""
-    conv = {"channels": channels, "kernel": 3, "stride": stride, "padding": 1}
-    if norm == "batch":
-        return [Conv(**conv, bias=False, relu=False), Norm(relu=relu)]
-    return [Conv(**conv, relu=relu)]
+    conv = Conv(channels=channels, kernel=3, stride=stride, padding=1, relu=relu)
+    return [replace(conv, bias=False, relu=False), Norm(relu=relu)] if norm == "batch" else [conv]
 
 
 def resnet(shape: Shape, classes: int, *, norm: str = "batch", blocks: int = 3,
@@ -350,7 +349,7 @@ def mlp(shape: Shape, classes: int, *, norm: str = "none",
 
 NETWORKS: dict[str, Callable[..., Spec]] = {
     "resnet20": resnet,
-    "resnet8": lambda shape, classes, **options: resnet(shape, classes, **{"blocks": 1} | options),
+    "resnet8": partial(resnet, blocks=1),
     "vgg": vgg,
     "mlp": mlp,
 }

@@ -53,17 +53,18 @@ class BatchNorm(Layer):
             self.register_buffer(name, torch.full((channels,), value))
         self._saved: tuple[Integers, torch.Tensor, torch.Tensor] | None = None
 
-    def forward(self, x: Integers, *, train: bool = False) -> Integers:
+    def forward(self, *x: Integers, train: bool = False) -> Integers:
         """Return normalized activations; with `train` by the batch, else by running means."""
+        [given] = x
         exponent = self.scales["y"].exponent
-        unit, x_unit = 2.0 ** -exponent, 2.0 ** x.exponent
+        unit, x_unit = 2.0 ** -exponent, 2.0 ** given.exponent
         gain, offset = self.gain * unit, self.offset * unit
-        values = x.values.permute(0, 3, 1, 2)
+        values = given.values.permute(0, 3, 1, 2)
         if train:
             y, mean, inverse = torch.native_batch_norm(
                 values, gain, offset, None, None, True, 0.0, EPSILON / x_unit ** 2)
-            self._saved = x, mean, inverse
-            self._follow(mean, inverse, x.exponent, values.numel() // len(mean))
+            self._saved = given, mean, inverse
+            self._follow(mean, inverse, given.exponent, values.numel() // len(mean))
         else:
             inverse = torch.rsqrt(self.variance + EPSILON)
             y = torch.native_batch_norm(

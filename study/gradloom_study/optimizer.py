@@ -1,4 +1,4 @@
-"""16-bit master weights and their update on PyTorch tensors: twins of `gradloom_golden.optimizer`."""
+"""16-bit master weights and their update: twins of `gradloom_golden.optimizer` on tensors."""
 
 import torch
 

@@ -1,12 +1,10 @@
 """Runs the grid of a study: here, in several processes, or on a Dask cluster."""
 
 import multiprocessing
-import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, wait
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 
@@ -64,12 +62,6 @@ def run_cell(cell: Cell, folder: Path, data_folder: Path | None, device: str = "
 def _followed(cell: Cell) -> Cell:
     [found] = [other for other in cell.study.cells if other.name == cell.follows]
     return found
-
-
-class _Pool(Protocol):
-    """What runs cells: an executor's `submit`."""
-
-    def submit(self, function: Callable[..., str], *arguments: Any) -> "Future[str]": ...
 
 
 def run_study(study: Study, folder: Path, data_folder: Path | None = None, *,
@@ -146,7 +138,7 @@ def _pool(scheduler: str | None, processes: int):
     return distributed.Client(scheduler).get_executor(pure=False)
 
 
-def _spread(pool: _Pool, cells: list[Cell], results: Folder, progress: Progress,
+def _spread(pool: Executor, cells: list[Cell], results: Folder, progress: Progress,
             arguments: Callable[[Cell, int], tuple]) -> Iterator[str]:
     """Submit cells as soon as those that they follow are done; yield names as they finish."""
     waiting, running = list(cells), {}
@@ -166,5 +158,3 @@ def _spread(pool: _Pool, cells: list[Cell], results: Folder, progress: Progress,
             cell = running.pop(future)
             yield future.result()
             progress(cell.name, 1.0)
-        if not finished:
-            time.sleep(0)

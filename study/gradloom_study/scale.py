@@ -20,7 +20,7 @@ FIRST_EXPONENT = -5
 """Of everything that is measured, before it is."""
 
 WIDTH = 16
-"""Elements of a buffer word of the machine emulated; the elements that fill up a word are counted."""
+"""Elements of a buffer word of the machine emulated; those that fill up a word are counted."""
 
 PLACES = ("x", "d", "w", "out", "bias")
 

@@ -137,9 +137,10 @@ class Angle(Precision):
         """Return the bound of the epoch."""
         return self._first + (self._last - self._first) * epoch / max(1, self.epochs - 1)
 
-    def choose(self, epoch, measured):
+    def choose(self, epoch, measured) -> int:
         """Return what the precision unit picks: 4 bits are tried, then 2."""
-        bound, picked = bound_from_degrees(self.bound(epoch)), 8
+        bound = bound_from_degrees(self.bound(epoch))
+        picked = 8
         for bits in (4, 2):
             if angle_within(*measured.dots[bits], bound):
                 picked = bits
@@ -149,7 +150,7 @@ class Angle(Precision):
 class Predictor(Angle):
     """The same, with the angle predicted: tan^2 = noise to signal times gradient diversity."""
 
-    def choose(self, epoch, measured):
+    def choose(self, epoch, measured) -> int:
         """Return the fewest bits whose predicted angle is within the bound."""
         return min((bits for bits in (4, 2) if measured.predicted(bits) <= self.bound(epoch)),
                    default=8)

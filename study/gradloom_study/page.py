@@ -1,0 +1,158 @@
+"""Writes docs/accuracy.md from the results of studies: every number in it comes from a run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gradloom_host.files import write_file
+
+from .cycles import SlotModel, bound, gain, layers_of
+from .data import DATA_SHAPES
+from .networks import NETWORKS
+from .summary import BASELINE, Row, is_complete, summarise
+
+__all__ = ["page", "write_page"]
+
+HEAD = """# Does it still learn?
+
+What skipping gradients and cutting activations cost in accuracy, in the machine's own arithmetic.
+`gradloom study page` wrote this page from the results of runs; [study.md](study.md) says what is
+emulated, what the policies are, and how each figure is computed.
+"""
+
+TABLE = """
+| policy | seeds | epochs | test accuracy, % | to {base}, points | gradients not computed, % | \
+forward passes not done, % | mean bits | slots, gain | bound |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+"""
+
+
+def page(studies: Sequence[dict[str, Any]]) -> str:
+    """Return the page, Markdown.
+
+    Parameters
+    ----------
+    studies : sequence of dict
+        Of `gradloom_study.results.load_results`.
+    """
+    return HEAD + "".join(_section(content) for content in studies)
+
+
+def write_page(path: Path, studies: Sequence[dict[str, Any]]) -> None:
+    """Write the page."""
+    write_file(path, page(studies))
+
+
+def _section(content: dict[str, Any]) -> str:
+    settings, rows = content["settings"], summarise(content)
+    done = [run for run in content["runs"] if is_complete(run)]
+    open_runs = sorted(run["cell"] for run in content["runs"] if not is_complete(run))
+    lines = [f"\n## {content['study']}\n\n{_setting(settings, content['runs'])}\n"]
+    for network in dict.fromkeys(row.network for row in rows):
+        some = [row for row in rows if row.network == network]
+        lines.append(f"\n### {network}\n" + TABLE.format(base=BASELINE))
+        lines += [_line(row, content, done) for row in some]
+        lines += [f"\n{text}\n" for text in _verdicts(some)]
+    lines += [f"\n{text}\n" for text in _angles(done)]
+    if open_runs:
+        lines.append(f"\nNot finished, and not in the tables: {', '.join(open_runs)}.\n")
+    return "".join(lines)
+
+
+def _setting(settings: dict[str, Any], runs: Sequence[dict[str, Any]]) -> str:
+    machines = {tuple(sorted((key, str(value)) for key, value in run["machine"].items()))
+                for run in runs}
+    used = "; ".join(sorted(
+        f"{known['processor']}, {known['device']}, {known['threads']} threads, Python "
+        f"{known['python']}, PyTorch {known['torch']}, NumPy {known['numpy']}"
+        for known in (dict(machine) for machine in machines)))
+    count = settings["train_samples"] or "all"
+    halved = ", ".join(f"{share:g}" for share in settings["halvings"])
+    images = "as they are"
+    if settings["shift"] or settings["flip"]:
+        images = f"moved by up to {settings['shift']} pixels" + (
+            ", half of them mirrored" if settings["flip"] else "")
+    return (f"Data {settings['data']}, {count} training images, {images}; "
+            f"{settings['epochs']} epochs, batches of {settings['batch']}, learning rate "
+            f"2^-{settings['rate']} halved after {halved} of the run, momentum "
+            f"1 - 2^-{settings['momentum']}. Seeds {', '.join(map(str, settings['seeds']))}. "
+            f"On {used}.")
+
+
+def _line(row: Row, content: dict[str, Any], done: Sequence[dict[str, Any]]) -> str:
+    spread = f" ± {100 * row.spread:.2f}" if len(row.seeds) > 1 else ""
+    change = "" if row.change is None else f"{100 * row.change:+.2f}"
+    slots, limit = _gains(row, content, done)
+    return (f"| {row.policy} | {len(row.seeds)} | {row.epochs} | {100 * row.accuracy:.2f}{spread} "
+            f"| {change} | {100 * row.skipped:.1f} | {100 * row.forward:.1f} "
+            f"| {'' if row.bits is None else f'{row.bits:.1f}'} | {slots} | {limit} |\n")
+
+
+def _gains(row: Row, content: dict[str, Any], done) -> tuple[str, str]:
+    """Return the gain in slots, and its bound at the recorded rates; nothing of float runs."""
+    if row.bits is None:
+        return "", ""
+    settings = content["settings"]
+    options = dict(settings["networks"][row.network])
+    shape, classes = DATA_SHAPES[settings["data"]]
+    layers = layers_of(NETWORKS[options.pop("kind")](shape, classes, **options))
+    ratios = []
+    for run in done:
+        if (run["network"], run["policy"]) == (row.network, row.policy):
+            own, base = gain(SlotModel(), layers, run, settings["batch"], settings["epochs"])
+            ratios.append(base.cycles / own.cycles)
+    limit = bound(row.skipped, 8 / row.bits) if not row.forward else None
+    return f"{np.mean(ratios):.2f}x", "" if limit is None else f"{limit:.2f}x"
+
+
+def _verdicts(rows: Sequence[Row]) -> list[str]:
+    """Return sentences that compare policies which had the same backward budget."""
+    named = {row.policy: row for row in rows}
+    found = []
+    if BASELINE in named and "float" in named:
+        apart = 100 * (named[BASELINE].accuracy - named["float"].accuracy)
+        found.append(f"Integer training differs from float32 by {apart:+.2f} points.")
+    others = [named[name] for name in ("random", "shorter") if name in named]
+    for row in rows:
+        rivals = [other for other in others if abs(other.skipped - row.skipped) < 0.05]
+        if row in others or row.policy == BASELINE or not rivals:
+            continue
+        told = ", ".join(f"{100 * (row.accuracy - other.accuracy):+.2f} to {other.policy}"
+                         for other in rivals)
+        found.append(f"At its backward budget, {row.policy}: {told} points.")
+    if rows and any(len(row.seeds) < 3 for row in rows):
+        found.append("With fewer than three seeds a difference of some tenths says nothing.")
+    return found
+
+
+def _angles(runs: Sequence[dict[str, Any]]) -> list[str]:
+    """Return what the recorded angles say: bounds that were held, and the predictor's error."""
+    chosen = later = over = later_over = 0
+    errors: dict[int, list[float]] = {4: [], 2: []}
+    for run in runs:
+        for record in run["records"]:
+            for angle in record["angles"].values():
+                if "bound" in angle and angle["bits"] < 8 and angle["bound"] < 90:
+                    chosen += 1
+                    over += angle["chosen"] > angle["bound"]
+                    if "later" in angle:
+                        later += 1
+                        later_over += angle["later"] > angle["bound"]
+                for width, some in errors.items():
+                    if f"measured{width}" in angle:
+                        some.append(angle[f"predicted{width}"] - angle[f"measured{width}"])
+    found = []
+    if chosen:
+        found.append(
+            f"Angles: of {chosen} layers and epochs in which fewer than 8 bits were chosen under a "
+            f"bound, {over} had an angle above it in the batch that was measured, and of the "
+            f"{later} measured again half an epoch later, {later_over}.")
+    for width, some in errors.items():
+        if some:
+            found.append(
+                f"The predictor (tan^2 = noise to signal times gradient diversity) at {width} bits: "
+                f"mean error {np.mean(some):+.2f} degrees, mean absolute {np.mean(np.abs(some)):.2f}, "
+                f"largest {np.max(np.abs(some)):.2f}, of {len(some)} measurements.")
+    return found

@@ -55,7 +55,7 @@ def measure(torch, name: str, options) -> dict[str, object]:
     from gradloom_study.step import Step  # noqa: PLC0415
 
     shape, changes = NETWORKS[name]
-    spec = networks.NETWORKS[name.split(",")[0]](shape, 10, **changes)
+    spec = networks.NETWORKS[name.partition(",")[0]](shape, 10, **changes)
     integer, floating = networks.build(spec, 1), FloatNetwork(spec, 1)
     rng, draws = np.random.default_rng(1), Generated(1)
     images = torch.from_numpy(rng.integers(

@@ -90,7 +90,7 @@ class SlotModel:
     """Cycles in which a row enters an array of so many cells, if nothing else takes any.
 
     With q activations in a word both gradients take T (1 + 1/q) slots instead of 2 T; a first layer
-    has one gradient, whose D enters one row a cycle whatever q. Accesses and energy are not counted.
+    has one gradient, whose D enters one row a cycle whatever q. Nothing but cycles is counted.
     """
 
     cells: int = 256

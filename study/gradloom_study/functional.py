@@ -1,6 +1,6 @@
 """The machine's products as autograd functions, to be mixed into any PyTorch model.
 
-Tensors are floats, ``integers * 2**exponent``; forward and backward products and their roundings are
+Tensors are floats, ``integers * 2**exponent``; products and roundings, forward and backward, are
 those of `gradloom_study.layers`. Exponents are chosen for each tensor when it is used, the finest
 that holds all of it, as a host would. Weights stay PyTorch's: what an optimizer of 16-bit masters
 adds is in the layers only.
@@ -9,7 +9,6 @@ adds is in the layers only.
 import math
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from gradloom_golden.lfsr import Bank
 
@@ -62,7 +61,6 @@ class IntegerConv2d(torch.autograd.Function):
         return (y * 2.0 ** (x_exponent + w_exponent)).float().permute(0, 3, 1, 2)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, *gradients):
         """Return dX and dW."""
         values, weight = ctx.saved_tensors

@@ -139,7 +139,8 @@ class Weighted(Layer):
         shift = OPERAND_BITS - bits
         draws = step.draws.draw(Bank.PACK, x.shape)
         unsigned = largest == (1 << OPERAND_BITS) - 1
-        cut = narrow_(x.clone(), shift, bits, signed=not unsigned, draws=draws)
+        cut = narrow_(x.clone(memory_format=torch.contiguous_format), shift, bits,
+                      signed=not unsigned, draws=draws)
         largest = (1 << bits) - 1 if unsigned else 1 << bits - 1
         return self.gradient(cut, d, largest).mul_(1 << shift)
 

@@ -32,7 +32,7 @@ def dots(layer: Weighted, x: torch.Tensor, d: torch.Tensor, largest: int, bits: 
 def _noise(x: torch.Tensor, largest: int, bits: int, step: Step) -> float:
     shift = OPERAND_BITS - bits
     unsigned = largest == (1 << OPERAND_BITS) - 1
-    cut = narrow_(x.clone(), shift, bits, signed=not unsigned,
+    cut = narrow_(x.clone(memory_format=torch.contiguous_format), shift, bits, signed=not unsigned,
                   draws=step.draws.draw(Bank.PACK, x.shape)).mul_(1 << shift)
     power = float(x.double().square().sum())
     return float((cut - x).double().square().sum()) / power if power else 0.0

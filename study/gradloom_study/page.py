@@ -152,7 +152,8 @@ def _angles(runs: Sequence[dict[str, Any]]) -> list[str]:
     for width, some in errors.items():
         if some:
             found.append(
-                f"The predictor (tan^2 = noise to signal times gradient diversity) at {width} bits: "
-                f"mean error {np.mean(some):+.2f} degrees, mean absolute {np.mean(np.abs(some)):.2f}, "
-                f"largest {np.max(np.abs(some)):.2f}, of {len(some)} measurements.")
+                f"The predictor (tan^2 = noise to signal times gradient diversity) at {width} "
+                f"bits: mean error {np.mean(some):+.2f} degrees, mean absolute "
+                f"{np.mean(np.abs(some)):.2f}, largest {np.max(np.abs(some)):.2f}, of {len(some)} "
+                "measurements.")
     return found

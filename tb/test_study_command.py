@@ -1,0 +1,127 @@
+"""``gradloom study`` runs a grid, draws it, and writes the page, all from the same results."""
+
+import subprocess
+import sys
+
+import pytest
+
+torch = pytest.importorskip(
+    "torch", reason="PyTorch is not installed: run pip install 'gradloom[study]'")
+
+pytest.importorskip("sklearn")
+pytest.importorskip("matplotlib")
+
+from gradloom_host.cli import main  # noqa: E402
+from gradloom_study.data import DATA_SHAPES  # noqa: E402
+from gradloom_study.page import page  # noqa: E402
+from gradloom_study.results import load_results  # noqa: E402
+from gradloom_study.summary import summarise  # noqa: E402
+
+CONFIG = """
+data = "digits"
+seeds = [1, 2]
+epochs = 3
+batch = 32
+rate = 3
+angles = true
+train_samples = 320
+test_samples = 100
+[[network]]
+name = "mlp"
+kind = "mlp"
+norm = "none"
+hidden = [16]
+[[policy]]
+name = "int8"
+[[policy]]
+name = "float"
+arithmetic = "float"
+[[policy]]
+name = "budget"
+skip = { kind = "budget", error = 0.3 }
+precision = { kind = "early-low" }
+[[policy]]
+name = "random"
+skip = { kind = "random", follows = "budget" }
+"""
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "tiny.toml").write_text(CONFIG)
+    assert main(["study", str(folder / "tiny.toml"), "-o", str(folder / "out")]) == 0
+    return folder / "out"
+
+
+def test_a_study_draws_its_trade_off(results):
+    for name in ("tradeoff", "epochs", "bits"):
+        assert (results / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_plot_draws_again(results, tmp_path, capsys):
+    assert main(["study", "plot", str(results), "-o", str(tmp_path)]) == 0
+    assert (tmp_path / "tradeoff.png").is_file()
+    assert "budget" in capsys.readouterr().out
+
+
+def test_rows_add_up_the_records(results):
+    content = load_results(results)
+    rows = {row.policy: row for row in summarise(content)}
+    assert rows["int8"].skipped == 0
+    assert rows["int8"].change == 0
+    budget = [run for run in content["runs"] if run["policy"] == "budget"]
+    kept = sum(record["kept"] for run in budget for record in run["records"])
+    assert rows["budget"].skipped == pytest.approx(1 - kept / (2 * 3 * 320))
+    assert rows["budget"].accuracy == pytest.approx(
+        sum(run["records"][-1]["test_accuracy"] for run in budget) / 2)
+    assert abs(rows["random"].skipped - rows["budget"].skipped) < 0.05
+    assert rows["float"].bits is None
+
+
+def test_the_page_has_every_row_and_says_what_it_is_not(results, tmp_path):
+    target = tmp_path / "accuracy.md"
+    assert main(["study", "page", str(results), "-o", str(target)]) == 0
+    text = target.read_text()
+    for row in summarise(load_results(results)):
+        assert f"| {row.policy} | 2 | 3 | {100 * row.accuracy:.2f} ± " in text
+    for words in ("Data digits, 320 training images", "Seeds 1, 2", "PyTorch", "with fewer than",
+                  "At its backward budget, budget:", "points.", "The predictor"):
+        assert words.lower() in text.lower(), words
+    assert str(tmp_path) not in text
+
+
+def test_runs_that_are_not_finished_stay_out_of_the_tables(results):
+    content = load_results(results)
+    content["runs"][0]["epochs"] = 9
+    text = page([content])
+    assert "Not finished, and not in the tables: mlp-int8-1." in text
+    assert [row.seeds for row in summarise(content) if row.policy == "int8"] == [(2,)]
+
+
+def test_shapes_of_pages_are_those_of_data():
+    assert set(DATA_SHAPES) == {"digits", "fashion-mnist", "cifar10"}
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["plot"], "study plot takes the results of a study, a folder or its results.json"),
+    (["plot", "a", "b"], "study plot takes the results of a study"),
+    (["page"], "study page takes the results of a study"),
+    (["a.toml", "b.toml"], "study takes one CONFIG.toml, or plot RESULTS, not"),
+    (["nowhere.toml"], "No such file or directory: 'nowhere.toml'"),
+    (["plot", "nowhere"], "There are no results nowhere: run 'gradloom study CONFIG.toml -o DIR'"),
+])
+def test_bad_usage_is_one_line(words, message, capsys):
+    assert main(["study", *words]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+
+
+def test_without_torch_the_extra_is_named():
+    code = ("import sys; sys.modules['torch'] = None; sys.path[:] = {path}\n"
+            "from gradloom_host.cli import main; sys.exit(main(['study', 'x.toml']))")
+    done = subprocess.run([sys.executable, "-c", code.format(path=sys.path)], check=False,
+                          capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "pip install 'gradloom[study]'" in done.stderr

@@ -1,0 +1,116 @@
+"""How many bits: the angle is the golden unit's, the predictor is near it, schedules are kept."""
+
+import math
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip(
+    "torch", reason="PyTorch is not installed: run pip install 'gradloom[study]'")
+
+from gradloom_golden.precision import angle_within, bound_from_degrees  # noqa: E402
+from gradloom_study import layers  # noqa: E402
+from gradloom_study.draws import Generated  # noqa: E402
+from gradloom_study.measure import dots, measure  # noqa: E402
+from gradloom_study.policies.precision import (  # noqa: E402
+    PRECISIONS,
+    Measured,
+    degrees,
+    make_precision,
+)
+from gradloom_study.products import Geometry  # noqa: E402
+from gradloom_study.step import Step  # noqa: E402
+
+
+def layer_and_batch(seed=1, count=64):
+    rng = np.random.default_rng(seed)
+    layer = layers.Conv(4, 6, (3, 3), Geometry(1, 1), exponent=-7)
+    x = torch.from_numpy(np.maximum(rng.normal(0, 60, (count, 6, 6, 4)), 0).round().clip(0, 255))
+    d = torch.from_numpy(rng.normal(0, 20, (count, 6, 6, 6)).round().clip(-128, 127))
+    return layer, x.float(), d.float(), Step(batch=64, draws=Generated(seed))
+
+
+def test_dots_are_exact_and_degrees_follow():
+    layer, x, d, step = layer_and_batch()
+    gg, gh, hh = dots(layer, x, d, 255, 2, step)
+    gradient = layer.gradient(x, d, 255).numpy().astype(np.int64).ravel().astype(object)
+    assert gg == int(gradient @ gradient)
+    angle = degrees(gg, gh, hh)
+    assert angle_within(gg, gh, hh, bound_from_degrees(angle + 0.1))
+    assert not angle_within(gg, gh, hh, bound_from_degrees(angle - 0.1))
+    assert degrees(0, 0, 5) == 90
+    assert degrees(9, 9, 9) == 0
+    assert degrees(1, -1, 1) == 180
+
+
+def test_the_predictor_is_near_the_angle():
+    layer, x, d, step = layer_and_batch()
+    found = measure(layer, x, d, 255, step)
+    for bits in (4, 2):
+        angle = degrees(*found.dots[bits])
+        assert found.predicted(bits) == pytest.approx(angle, rel=0.3), bits
+    assert found.noise[2] > 10 * found.noise[4]
+
+
+def test_diversity_of_one_gradient_many_times_is_one_over_their_number():
+    layer, x, d, step = layer_and_batch()
+    same = measure(layer, x[:1].repeat(40, 1, 1, 1), d[:1].repeat(40, 1, 1, 1), 255, step)
+    assert same.diversity == pytest.approx(1 / 40)
+    one = measure(layer, x[:1], d[:1], 255, step)
+    assert one.diversity == pytest.approx(1)
+    nothing = measure(layer, x * 0, d, 255, step)
+    assert (nothing.diversity, nothing.noise) == (0, {4: 0, 2: 0})
+
+
+def measured(angle4, angle2, noise=None, diversity=1.0):
+    def of(angle):
+        size = 1 << 20
+        return size, round(size * math.cos(math.radians(angle))), size
+
+    return Measured(dots={4: of(angle4), 2: of(angle2)}, noise=noise or {4: 0.01, 2: 0.2},
+                    diversity=diversity)
+
+
+@pytest.mark.parametrize(("angles", "bits"), [((5, 10), 2), ((5, 30), 4), ((30, 40), 8)])
+def test_the_angle_picks_the_fewest_bits_within_the_bound(angles, bits):
+    policy = make_precision({"kind": "angle", "first": 20.0, "last": 20.0}, 3)
+    assert policy.bits(1) is None
+    assert policy.choose(1, measured(*angles)) == bits
+
+
+def test_bounds_lie_on_a_line():
+    policy = make_precision({"kind": "angle", "first": 45.0, "last": 15.0}, 4)
+    assert [policy.bound(epoch) for epoch in range(4)] == [45, 35, 25, 15]
+    assert make_precision({"kind": "angle"}, 1).bound(0) == 45
+
+
+def test_the_predictor_picks_by_noise_and_diversity():
+    policy = make_precision({"kind": "predictor", "first": 20.0, "last": 20.0}, 3)
+    wrong = measured(80, 85)                                # what it must not look at
+    assert policy.choose(0, wrong) == 4                     # atan(0.1) = 5.7, atan(0.447) = 24.1
+    narrow = measured(80, 85, diversity=0.1)
+    assert policy.choose(0, narrow) == 2
+    assert policy.choose(0, measured(1, 2, diversity=100.0)) == 8
+
+
+def test_early_low_turns_once():
+    policy = make_precision({"kind": "early-low", "bits": 2, "later": 8, "share": 0.6}, 5)
+    assert [policy.bits(epoch) for epoch in range(5)] == [2, 2, 2, 8, 8]
+    assert [make_precision({"bits": 4}, 3).bits(epoch) for epoch in range(3)] == [4, 4, 4]
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"kind": "wish"}, "unknown precision 'wish'; choose from fixed, early-low, angle, predictor"),
+    ({"bits": 3}, "bits must be 8, 4 or 2, not 3"),
+    ({"kind": "early-low", "later": 5}, "later must be 8, 4 or 2, not 5"),
+    ({"kind": "angle", "first": 91.0}, "an angle bound lies between 0 and 90 degrees, not 91.0"),
+    ({"kind": "fixed", "wide": 1}, "precision 'fixed': .*wide"),
+])
+def test_what_makes_no_policy_is_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        make_precision(options, 2)
+
+
+def test_policies_that_measure_say_so():
+    assert {kind for kind in PRECISIONS if make_precision({"kind": kind}, 2).measures} == {
+        "angle", "predictor"}

@@ -1,0 +1,126 @@
+"""A run learns, records what it did, and goes on after a stop as if there had been none."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip(
+    "torch", reason="PyTorch is not installed: run pip install 'gradloom[study]'")
+
+from gradloom_study.networks import Network  # noqa: E402
+from gradloom_study.run import Run  # noqa: E402
+from study_cells import easy_images, small_study  # noqa: E402
+
+torch.set_num_threads(1)
+
+NETWORKS = {
+    "mlp": {"kind": "mlp", "norm": "none", "hidden": [12]},
+    "resnet": {"kind": "resnet8", "width": 4},
+    "fixup": {"kind": "resnet8", "width": 4, "norm": "none"},
+    "vgg": {"kind": "vgg", "width": 4},
+}
+DATA = easy_images()
+RATES = (0.0, 0.75, 0.25)
+
+
+def cells(**changes):
+    return {cell.policy.name: cell for cell in small_study(**changes).cells}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("policy", ["int8", "float"])
+def test_networks_learn(name, policy):
+    # Without normalization a deeper network takes its time.
+    epochs = 8 if name in ("mlp", "resnet", "vgg") else 20
+    cell = cells(networks={"net": NETWORKS[name]}, epochs=epochs, test_every=epochs)[policy]
+    records = list(Run(cell, DATA).run())
+    assert records[-1]["loss"] < 0.5 * records[0]["loss"]
+    assert records[-1]["test_accuracy"] > 0.8, records
+
+
+@pytest.mark.parametrize("policy", [policy.name for policy in small_study().policies])
+def test_a_stopped_run_goes_on_as_if_it_had_not(policy):
+    cell = cells(flip=True, shift=1, angles=True)[policy]
+    whole, stopped = Run(cell, DATA, rates=RATES), Run(cell, DATA, rates=RATES)
+    expected = list(whole.run())
+    next(stopped.run())
+    resumed = Run(cell, DATA, rates=RATES)
+    resumed.restore(stopped.state())
+    assert len(list(resumed.run())) == len(expected) - 1
+    for ours, theirs in zip(resumed.records, expected):
+        for name in theirs.keys() - {"seconds"}:
+            assert ours[name] == theirs[name], name
+    for ours, theirs in zip(resumed.network.state_dict().values(),
+                            whole.network.state_dict().values()):
+        assert ours == theirs if isinstance(ours, dict) else torch.equal(ours, theirs)
+
+
+def test_runs_with_a_norm_go_on_too():
+    cell = cells(networks={"net": NETWORKS["resnet"]}, epochs=2)["angle"]
+    whole, stopped = Run(cell, DATA), Run(cell, DATA)
+    *_, expected = whole.run()
+    next(stopped.run())
+    resumed = Run(cell, DATA)
+    resumed.restore(stopped.state())
+    [found] = resumed.run()
+    assert (found["loss"], found["bits"]) == (expected["loss"], expected["bits"])
+
+
+def test_records_count_what_was_done():
+    every = cells()
+    run = Run(every["budget"], DATA)
+    first, second, third = run.run()
+    assert (first["kept"], first["samples"], first["full"]) == (128, 128, 128)
+    assert all(record["kept"] < 128 for record in (second, third))
+    pruned = list(Run(every["infobatch"], DATA).run())
+    assert pruned[1]["samples"] == pruned[1]["kept"] < 128
+    follower = list(Run(every["random"], DATA, rates=RATES).run())
+    assert follower[0]["kept"] == 128
+    assert follower[1]["kept"] < follower[2]["kept"] < 128
+
+
+def test_a_shorter_run_has_the_same_backward_budget():
+    run = Run(cells()["shorter"], DATA, rates=RATES)
+    assert run.epochs == 2
+    assert len(list(run.run())) == 2
+
+
+def test_chosen_angles_are_recorded_within_their_bounds():
+    records = list(Run(cells()["angle"], DATA).run())
+    for record in records:
+        for index, angle in record["angles"].items():
+            assert record["bits"][str(index)] == angle["bits"]
+            assert angle["chosen"] <= angle["bound"]
+    assert any(width < 8 for record in records for width in record["bits"].values())
+    assert any("later" in angle for record in records for angle in record["angles"].values())
+
+
+def test_tests_come_when_asked_for():
+    found = [record["test_accuracy"] is None for record in Run(
+        cells(test_every=2)["int8"], DATA).run()]
+    assert found == [True, False, False]
+
+
+def test_arithmetics_begin_with_the_same_weights():
+    every = cells()
+    integer, floating = (Run(every[name], DATA).network for name in ("int8", "float"))
+    assert isinstance(integer, Network)
+    for index, member in integer.weighted.items():
+        theirs = floating.get_parameter(f"members.{index}.weight")
+        weights = (member.master - 128) * 2.0 ** (member.exponent - 8)
+        torch.testing.assert_close(
+            weights.float(), theirs, atol=2.0 ** -15, rtol=0)
+
+
+def test_too_few_samples_are_named():
+    with pytest.raises(ValueError, match="8 training samples make no batch of 16: lower batch"):
+        Run(cells(train_samples=8)["int8"], DATA)
+
+
+def test_margins_of_float_logits_are_judged_like_integer_ones():
+    logits = torch.tensor([[2.0, 0.0, -1.0], [0.0, 3.0, 0.5]])
+    labels = np.array([0, 2])
+    judged = Run._judged(logits, torch.zeros(2), labels)
+    assert judged.margin.tolist() == [2 * 256, round(-2.5 * 256)]
+    assert judged.own.tolist() == [round(float(p) * 65536) for p in
+                                   logits.softmax(1)[[0, 1], labels]]
+    assert judged.correct == 1

@@ -86,7 +86,7 @@ def _table(rows) -> Table:
     table = Table(title="Accuracy against backward work")
     for name in ("network", "policy"):
         table.add_column(name)
-    for name in ("seeds", "test %", "to int8", "gradients skipped %", "forward skipped %",
+    for name in ("seeds", "test %", "to int8", "no gradient %", "no forward %",
                  "mean bits"):
         table.add_column(name, justify="right")
     for row in rows:

@@ -15,6 +15,11 @@ from .summary import BASELINE, Row, is_complete, summarise
 
 __all__ = ["page", "write_page"]
 
+SKIP_GOAL = 0.76
+"""Share of gradients that the literature's rule skipped on CIFAR-10."""
+
+CHANGE_GOAL = 0.003
+
 HEAD = """# Does it still learn?
 
 What skipping gradients and cutting activations cost in accuracy, in the machine's own arithmetic.
@@ -65,7 +70,8 @@ def _setting(settings: dict[str, Any], runs: Sequence[dict[str, Any]]) -> str:
     machines = {tuple(sorted((key, str(value)) for key, value in run["machine"].items()))
                 for run in runs}
     used = "; ".join(sorted(
-        f"{known['processor']}, {known['device']}, {known['threads']} threads, Python "
+        f"{known['processor']}, {known['device']}, threads: "
+        f"{known['threads']}, Python "
         f"{known['python']}, PyTorch {known['torch']}, NumPy {known['numpy']}"
         for known in (dict(machine) for machine in machines)))
     count = settings["train_samples"] or "all"
@@ -114,6 +120,11 @@ def _verdicts(rows: Sequence[Row]) -> list[str]:
     if BASELINE in named and "float" in named:
         apart = 100 * (named[BASELINE].accuracy - named["float"].accuracy)
         found.append(f"Integer training differs from float32 by {apart:+.2f} points.")
+    reached = [row.policy for row in rows if row.skipped >= SKIP_GOAL
+               and row.change is not None and row.change >= -CHANGE_GOAL]
+    found.append(
+        f"At least {SKIP_GOAL:.0%} of the gradients not computed at no more than "
+        f"{100 * CHANGE_GOAL:.1f} points below {BASELINE}: {', '.join(reached) or 'none'}.")
     others = [named[name] for name in ("random", "shorter") if name in named]
     for row in rows:
         rivals = [other for other in others if abs(other.skipped - row.skipped) < 0.05]

@@ -28,7 +28,7 @@ def draw(content: dict[str, Any], folder: Path) -> list[Path]:
     figure = require("matplotlib.figure", "study")
     found = []
     for name, paint in (("tradeoff", _tradeoff), ("epochs", _epochs), ("bits", _bits)):
-        picture = figure.Figure(figsize=(7, 4.5), layout="constrained")
+        picture = figure.Figure(figsize=(8, 4.5), layout="constrained")
         if paint(picture, content):
             target = Path(folder) / f"{name}.png"
             raw = io.BytesIO()
@@ -53,12 +53,12 @@ def _tradeoff(picture, content) -> bool:
     axes = picture.add_subplot()
     networks = list(dict.fromkeys(row.network for row in rows))
     markers = dict(zip(networks, "osD^vP*X" * (1 + len(networks) // 8)))
-    for row in rows:
-        axes.errorbar(100 * row.skipped, 100 * row.accuracy, yerr=100 * row.spread,
-                      fmt=markers[row.network], capsize=2)
+    colours = require("matplotlib", "study").colormaps["tab20"]
+    for number, row in enumerate(rows):
         label = row.policy if len(networks) == 1 else f"{row.network}: {row.policy}"
-        axes.annotate(label, (100 * row.skipped, 100 * row.accuracy), fontsize=7,
-                      xytext=(4, 4), textcoords="offset points")
+        axes.errorbar(100 * row.skipped, 100 * row.accuracy, yerr=100 * row.spread, label=label,
+                      fmt=markers[row.network], capsize=2, color=colours(number % 20))
+    picture.legend(loc="outside right center", fontsize=7)
     axes.set_xlabel("gradient computations saved, % of training every sample in every epoch")
     axes.set_ylabel("test accuracy, %")
     axes.set_title(_title(content))

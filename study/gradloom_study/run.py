@@ -207,8 +207,10 @@ class Run:
         if self.precision.bits(epoch) is None:
             layer.lanes = OPERAND_BITS // self.precision.choose(epoch, measured)
         bits = OPERAND_BITS // layer.lanes
-        found = {f"measured{width}": degrees(*dots) for width, dots in measured.dots.items()}
-        found |= {f"predicted{width}": measured.predicted(width) for width in measured.dots}
+        # Of a gradient that is zero there is no angle.
+        known = [width for width, dots in measured.dots.items() if dots[0]]
+        found = {f"measured{width}": degrees(*measured.dots[width]) for width in known}
+        found |= {f"predicted{width}": measured.predicted(width) for width in known}
         found |= {"bound": self.precision.bound(epoch), "bits": bits,
                   "chosen": found.get(f"measured{bits}", 0.0)}
         self._angles[index] = found

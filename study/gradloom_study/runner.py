@@ -3,6 +3,7 @@
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -131,11 +132,16 @@ def _open(cells: list[Cell], results: Folder) -> list[Cell]:
     return [cell for cell in cells if not results.is_done(cell)]
 
 
-def _pool(scheduler: str | None, processes: int):
+@contextmanager
+def _pool(scheduler: str | None, processes: int) -> Iterator[Executor]:
     if scheduler is None:
-        return ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(processes, mp_context=context) as pool:
+            yield pool
+        return
     distributed = require("distributed", "dask")
-    return distributed.Client(scheduler).get_executor(pure=False)
+    with distributed.Client(scheduler) as client:
+        yield client.get_executor(pure=False)
 
 
 def _spread(pool: Executor, cells: list[Cell], results: Folder, progress: Progress,

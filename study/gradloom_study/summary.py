@@ -29,7 +29,7 @@ class Row:
     forward : float
         Share of the forward passes of the baseline that were not done.
     bits : float
-        Mean activation bits of the weight gradient, by multiplication.
+        Mean activation bits of the weight gradient, over layers and epochs.
     narrow : float
         Share of layers and epochs at 2 bits.
     epochs : int

@@ -436,3 +436,12 @@ def test_what_an_add_takes_has_no_relu():
     graph = Graph(INPUT, [Conv(channels=6), Conv(channels=6, padding=1), Add(of=0), LOGITS])
     with pytest.raises(CompileError, match=r"^layer 1 stands before an Add: give it relu=False"):
         compile_network(CONFIG, graph, 4)
+
+
+def test_maxima_hand_on_the_exponent_of_their_gradient():
+    # The machine passes the values unshifted, and what is not rounded is not measured.
+    graph = Graph(Shape(2, 6, 6), [Conv(channels=4, kernel=3, padding=1), MaxPool(size=2), LOGITS])
+    network = compile_network(CONFIG, graph, BATCH)
+    assert network.raw_scales[0] == network.gradients[0].scale == network.gradients[1].scale
+    [d] = network.own_backward(1, EVERY)
+    assert (d.out_scale, d.measure) == (d.d_scale, 0)

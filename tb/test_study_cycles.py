@@ -64,3 +64,11 @@ def test_every_epoch_has_bits():
     layers = layers_of(mlp(Shape(1, 2, 2), 3))
     with pytest.raises(ValueError, match="shorter"):
         training_cost(SlotModel(), layers, 16, [0.0, 0.0], [{0: 8, 1: 8}], samples=16)
+
+
+def test_a_first_layer_has_one_gradient_and_lanes_save_it_nothing():
+    first, other = layers_of(mlp(Shape(1, 2, 2), 3, hidden=(4,)))
+    model = SlotModel(cells=2)
+    assert model.backward(first, 10, 2, interleaved=True).cycles == 10 * 16 / 2
+    assert model.backward(other, 10, 2, interleaved=True).cycles == 10 * 12 * 1.25 / 2
+    assert model.backward(other, 10, 8, interleaved=False).cycles == 10 * 12 * 2 / 2

@@ -80,6 +80,17 @@ def test_a_shortcut_takes_every_second_pixel():
     assert float((dx.values[0] * x[0]).sum()) == float((d[0] * y.values[0]).sum())
 
 
+def test_the_first_of_equal_maxima_gets_the_gradient():
+    layer = layers.MaxPool(2)
+    x = torch.tensor([[3.0, 7, 0], [7, 7, 0], [9, 9, 9]]).view(1, 3, 3, 1)
+    y = layer(Integers(x, -4, unsigned=True, relu=True), train=True)
+    assert (y.values.tolist(), y.exponent) == ([[[[7.0]]]], -4)
+    d = Integers(torch.full((1, 1, 1, 1), -5.0), -2)
+    dx = layer.backward(d, Step(batch=1, draws=Generated(1)))
+    assert dx.values.flatten().tolist() == [0, -5, 0, 0, 0, 0, 0, 0, 0]
+    assert dx.exponent == -2
+
+
 def test_sums_of_gradients_round_and_saturate():
     rng = np.random.default_rng(4)
     first, second = rng.integers(-128, 128, (2, 3, 2, 2, 4))

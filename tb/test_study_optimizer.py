@@ -45,4 +45,6 @@ def test_rescaled_masters_are_the_same_weights():
     finer = optimizer.rescaled(master, -1)
     assert torch.equal(finer - 128, 2 * weights)
     assert torch.equal(optimizer.rescaled(finer, 1), master)
+    odd = torch.tensor([-3.0, -1, 1, 3]).double() + 128
+    assert (optimizer.rescaled(odd, 1) - 128).tolist() == [-1, 0, 1, 2]    # halves go up
     assert optimizer.rescaled(torch.tensor([32767.0]).double(), -1).tolist() == [32767]

@@ -47,6 +47,23 @@ def test_signed_activations_pack_as_signed():
     np.testing.assert_array_equal(layer.packed_gradient(x, d, 128, 2, step).numpy(), expected)
 
 
+@pytest.mark.parametrize("inputs", [500, 1200])
+def test_products_of_wide_layers_are_exact(inputs):
+    # 1,200 inputs at their ends exceed float32, as do 1,200 samples; an odd sum shows it.
+    layer = layers.Linear(inputs, 2, exponent=-7, bias=False, relu=False)
+    layer.master[:] = -32768
+    layer.master[0, 0] += 256
+    x = torch.full((inputs, 1, 1, inputs), 255.0)
+    assert layer._sums(Integers(x, 0, unsigned=True), None)[0].flatten().tolist() == [
+        -128 * 255 * inputs + 255, -128 * 255 * inputs]
+    d = torch.full((inputs, 1, 1, 2), -128.0)
+    d[0, 0, 0, 0] = -127
+    assert layer.gradient(x, d, 255)[:, 0].tolist() == [
+        -128 * 255 * inputs + 255, -128 * 255 * inputs]
+    assert layer._input_gradient(d[:1], x[:1]).flatten()[:2].tolist() == [
+        127 * 127 + 128 * 128, 127 * 128 + 128 * 128]
+
+
 def test_backward_needs_forward():
     layer = layers.Linear(2, 2, exponent=-7)
     with pytest.raises(AssertionError, match=r"forward\(train=True\) comes before backward"):

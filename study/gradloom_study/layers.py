@@ -18,7 +18,7 @@ from gradloom_golden.vector import BIAS_BITS
 from gradloom_host.compiler import reciprocal
 
 from . import optimizer, products
-from .fixed import narrow_, round_shift_, saturate_
+from .fixed import EXACT, narrow_, round_shift_, saturate_
 from .products import Geometry
 from .scale import Scale, resolve
 from .step import GRADIENT_BITS, OPERAND_BITS, Integers, Step
@@ -258,8 +258,6 @@ class Conv(Weighted):
 class Linear(Weighted):
     """A fully connected layer on all pixels and channels; weights (outputs, inputs).
 
-    Its products are done in float64, where they are exact: they are few.
-
     Parameters
     ----------
     inputs, outputs : int
@@ -273,15 +271,26 @@ class Linear(Weighted):
         super().__init__((outputs, inputs), exponent, bias=bias, relu=relu, first=first)
 
     def _sums(self, x, start):
-        y = functional.linear(x.values.flatten(1).double(), self.weight.double(), start)
+        weight = self.weight
+        bound = float(weight.abs().sum(1).max()) * x.largest
+        if start is not None:
+            bound += float(start.abs().max())
+        kind = products.sum_type(bound)
+        y = functional.linear(x.values.flatten(1).to(kind), weight.to(kind),
+                              None if start is None else start.to(kind))
         return y.view(len(y), 1, 1, -1)
 
     def _input_gradient(self, d, x):
-        return (d.flatten(1).double() @ self.weight.double()).view(x.shape)
+        weight = self.weight
+        kind = products.sum_type(float(weight.abs().sum(0).max()) * (1 << GRADIENT_BITS - 1))
+        return (d.flatten(1).to(kind) @ weight.to(kind)).view(x.shape)
 
     def gradient(self, x, d, largest):
         """Return dW."""
-        return d.flatten(1).double().T @ x.flatten(1).double()
+        rows = d.flatten(1)
+        largest *= 1 << GRADIENT_BITS - 1
+        kind = torch.float32 if len(rows) * largest <= EXACT[torch.float32] else torch.float64
+        return (rows.to(kind).T @ x.flatten(1).to(kind)).double()
 
 
 class Add(Layer):

@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from .fixed import EXACT
 
-__all__ = ["Geometry", "check_device", "forward", "input_gradient", "patches",
+__all__ = ["Geometry", "check_device", "forward", "input_gradient", "patches", "sum_type",
            "weight_gradient"]
 
 SUM_LIMIT = (1 << 31) - 1
@@ -50,7 +50,7 @@ def _channels_last(images: torch.Tensor) -> torch.Tensor:
     return images.permute(0, 2, 3, 1).contiguous()
 
 
-def _type(bound: float) -> torch.dtype:
+def sum_type(bound: float) -> torch.dtype:
     """Return the shortest type in which sums up to `bound` are exact.
 
     Raises
@@ -98,8 +98,8 @@ def forward(x: torch.Tensor, weight: torch.Tensor, geometry: Geometry, largest: 
     bound = float(weight.abs().sum((1, 2, 3)).max()) * largest
     if start is not None:
         bound += float(start.abs().max())
-        start = start.to(_type(bound))
-    x, weight = x.to(_type(bound)), weight.to(_type(bound))
+        start = start.to(sum_type(bound))
+    x, weight = x.to(sum_type(bound)), weight.to(sum_type(bound))
     if not _unfolds(x, unfold):
         return _channels_last(functional.conv2d(
             _channels_first(x), weight, start, geometry.stride, geometry.padding))
@@ -122,7 +122,7 @@ def input_gradient(d: torch.Tensor, weight: torch.Tensor, geometry: Geometry,
         Of the absolute values of D.
     """
     bound = float(weight.abs().sum((0, 2, 3)).max()) * largest
-    d, weight = d.to(_type(bound)), weight.to(_type(bound))
+    d, weight = d.to(sum_type(bound)), weight.to(sum_type(bound))
     inputs = weight.shape[1]
     if not _unfolds(d, unfold):
         x = d.new_empty((len(d), *size, inputs))

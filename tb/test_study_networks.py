@@ -10,7 +10,7 @@ torch = pytest.importorskip(
 
 from gradloom_golden.config import PRESETS  # noqa: E402
 from gradloom_golden.program import SkipRule  # noqa: E402
-from gradloom_host.graph import Conv, Graph  # noqa: E402
+from gradloom_host.graph import Conv, Graph, Linear, Shape  # noqa: E402
 from gradloom_host.tensors import CompileError, Policy  # noqa: E402
 from gradloom_study import layers, loss  # noqa: E402
 from gradloom_study.draws import Replayed  # noqa: E402
@@ -111,3 +111,17 @@ def compare(network, training):
         assert member.scales["y"].exponent == training.exponent(placed.activations[index].scale)
         if index:
             assert member.scales["dx"].exponent == training.exponent(placed.raw_scales[index - 1])
+
+
+def test_without_a_kept_sample_nothing_is_drawn_or_learned():
+    shape = Graph(Shape(1, 4, 4), [Conv(channels=2), Linear(features=3, relu=False)])
+    network = Network(Spec(input=shape.input, layers=shape.layers))
+    before = {name: value.clone() for name, value in network.state_dict().items()
+              if isinstance(value, torch.Tensor)}
+    judged = loss.judge(network(torch.zeros(4, 4, 4, 1), train=True), np.zeros(4, np.int64))
+    nothing = np.zeros(0, np.int64)
+    draws = Replayed({})
+    network.backward(loss.error(judged, nothing, None), Step(
+        batch=4, draws=draws, keep=torch.from_numpy(nothing)))
+    for name, value in before.items():
+        assert torch.equal(network.state_dict()[name], value)

@@ -63,6 +63,18 @@ def test_policies_keep_what_the_loss_unit_keeps(seed, exponent, kind, share):
             unit.choose(Descriptor(opcode=Opcode.THRESHOLD, bound=round(share * 65536)))
 
 
+def test_at_the_threshold_a_sample_is_skipped():
+    # Two equal logits of two classes have probability one half; exponent 0, margin ceil(ln 3) = 2.
+    even, ahead = np.array([[3, 3], [4, 3]]), np.array([[3, 3], [5, 3], [4, 3]])
+    labels = np.zeros(3, np.int64)
+    assert made("threshold", probability=0.5).keep(
+        judged(even, labels[:2], 0), labels[:2]).tolist() == [False, False]
+    assert made("threshold", probability=0.501).keep(
+        judged(even, labels[:2], 0), labels[:2]).tolist() == [True, False]
+    assert made("margin", probability=0.75).keep(
+        judged(ahead, labels, 0), labels).tolist() == [True, False, True]
+
+
 def test_a_budget_goes_on_where_it_was_saved():
     rng = np.random.default_rng(2)
     one, two = made("budget", error=0.3), made("budget", error=0.3)

@@ -1,0 +1,320 @@
+"""Passes over the array: what each way to run a product costs, in cycles and elements.
+
+Every function takes the product (`Work`), the assumptions and the rule for folds, and returns
+counts an entry of the work. W is K by N, T rows stream; a tile has R rows and C columns.
+"""
+
+import numpy as np
+
+from .assumptions import Assumptions
+from .counts import Counts
+from .timing import pass_cycles
+from .work import Chunks, Work, ceil_div
+
+__all__ = [
+    "both_gradients", "os_forward", "os_input_gradient", "os_weight_gradient", "update",
+    "ws_forward", "ws_input_gradient", "ws_weight_gradient",
+]
+
+
+def _padded(features, tiles, edge, a: Assumptions):
+    """Return the elements of a word row over all tiles of a side."""
+    return tiles * edge if a.padding == "counted" else features
+
+
+def _stretch(a: Assumptions, *bits) -> np.ndarray | int:
+    """Return the cycles that a slot takes at the ports: the widest word over the port."""
+    if a.port is None:
+        return 1
+    return np.maximum.reduce([ceil_div(ceil_div(edge * width, 8), a.port) for edge, width in bits])
+
+
+def _timed(work: Work, a: Assumptions, folds: str, chunks: Chunks, tiles, slots_of, *,
+           loads: bool, drains: bool, extra=0, stretch=1) -> dict[str, np.ndarray]:
+    """Return cycles, passes and slots of all chunks; `slots_of` gives those of a tile."""
+    parts = work.parts
+
+    def cycles(steps):
+        return parts * (extra + a.lookup + pass_cycles(
+            folds, a.rows, a.columns, tiles // parts, slots_of(steps) * stretch, loads=loads,
+            drains=drains, os_drain=a.os_drain))
+
+    streams = work.rows > 0
+    return {
+        "cycles": np.where(streams, chunks.sum(cycles), 0),
+        "passes": np.where(streams, chunks.count * parts, 0),
+        "slots": chunks.sum(lambda steps: tiles * slots_of(steps)),
+    }
+
+
+def _sums(a: Assumptions, amount) -> dict[str, np.ndarray]:
+    """Return the accesses of sums that are added to."""
+    if a.partial_sums == "edge":
+        return {"edge_sums": 2 * amount}
+    reads = {"sum_reads": amount} if a.partial_sums == "read+write" else {}
+    return reads | {"sum_writes": amount}
+
+
+# Weight-stationary.
+
+
+def ws_forward(work: Work, a: Assumptions, folds: str, *, patches=False) -> Counts:
+    """Return the cost of Y = X W with W in the array, X from the west, sums to the south.
+
+    Parameters
+    ----------
+    patches : bool array
+        Which layers read patches: without hidden loads they take a cycle more.
+    """
+    k_tiles, n_tiles = work.k_tiles(a.rows), work.n_tiles(a.columns)
+    tiles = work.copies * k_tiles * work.taps * n_tiles
+    k = _padded(work.k, k_tiles, a.rows, a)
+    n = _padded(work.n, n_tiles, a.columns, a)
+    chunks = work.chunks(a.steps)
+    rows = work.rows * work.copies
+    stretch = _stretch(a, (a.rows, 8), (a.columns, a.sum_bits))
+    return _timed(
+        work, a, folds, chunks, tiles, lambda steps: steps, loads=True, drains=False,
+        extra=np.where(patches, 1, 0) if folds == "chained" else 0, stretch=stretch,
+    ) | {
+        "macs": work.macs, "products": work.macs,
+        "x_reads": work.copies * work.x_row * n_tiles,
+        "w_reads": chunks.count * work.copies * work.taps * k * n,
+        "y_writes": rows * n,
+        **_sums(a, (k_tiles * work.taps - 1) * rows * n),
+    }
+
+
+def _input_gradient(work: Work, a: Assumptions, image_elements) -> dict[str, np.ndarray]:
+    """Return what dX costs beside D and W, which the weight gradient may share."""
+    k_tiles, n_tiles = work.k_tiles(a.rows), work.n_tiles(a.columns)
+    k = _padded(work.k, k_tiles, a.rows, a)
+    streamed = work.rows * work.copies * k
+    if image_elements is None:
+        finished, partial = streamed, (n_tiles * work.taps - 1) * streamed
+    else:
+        finished = image_elements                          # col2im adds every row to its pixels
+        partial = np.maximum(n_tiles * streamed - finished, 0)
+    found = {"dx_writes": finished, **_sums(a, partial)}
+    return found | ({"mask_reads": finished} if a.masks else {})
+
+
+def ws_input_gradient(work: Work, a: Assumptions, folds: str, *, image_elements=None) -> Counts:
+    """Return the cost of dX = D W' with W in the array, D from the north, sums to the east.
+
+    Parameters
+    ----------
+    image_elements : int array, optional
+        Elements of dX where rows are patches, whose overlaps are then added in the buffer.
+    """
+    k_tiles, n_tiles = work.k_tiles(a.rows), work.n_tiles(a.columns)
+    k = _padded(work.k, k_tiles, a.rows, a)
+    n = _padded(work.n, n_tiles, a.columns, a)
+    chunks = work.chunks(a.steps)
+    stretch = _stretch(a, (a.columns, a.gradient_bits), (a.rows, a.sum_bits))
+    return _timed(
+        work, a, folds, chunks, work.copies * k_tiles * work.taps * n_tiles, lambda steps: steps,
+        loads=True, drains=False, stretch=stretch,
+    ) | {
+        "macs": work.macs, "products": work.macs,
+        "d_reads": work.copies * work.meetings * n * k_tiles,
+        "w_reads": chunks.count * work.copies * work.taps * k * n,
+        **_input_gradient(work, a, image_elements),
+    }
+
+
+def ws_weight_gradient(work: Work, a: Assumptions, folds: str, *, holds: str) -> Counts:
+    """Return the cost of dW = X' D with X ("x") or D ("d") in the array, T along its rows.
+
+    The other operand streams feature by feature, and sums of dW leave for every R rows of T.
+    """
+    t_tiles = ceil_div(work.rows, a.rows)
+    t = _padded(work.rows, t_tiles, a.rows, a)
+    held, streamed = (work.k, work.n) if holds == "x" else (work.n, work.k)
+    held_tiles = ceil_div(held, a.columns)
+    held = _padded(held, held_tiles, a.columns, a)
+    # A tap has tiles of its own; with D in the array it has rows of its own.
+    streams = streamed * work.taps if holds == "d" else streamed
+    tiles = work.copies * t_tiles * held_tiles * (work.taps if holds == "x" else 1)
+    chunks = Chunks.of(streams, streams, a.steps)
+    results = work.copies * held * streamed * work.taps
+    loaded = chunks.count * work.copies * t * held * (work.taps if holds == "x" else 1)
+    passed = work.copies * t * held_tiles * streamed * work.taps
+    wide = a.gradient_bits if holds == "x" else 8
+    found = _timed(work, a, folds, chunks, tiles, lambda steps: steps, loads=True, drains=False,
+                   stretch=_stretch(a, (a.rows, wide), (a.columns, a.sum_bits)))
+    x, d = (loaded, passed) if holds == "x" else (passed, loaded)
+    return found | {
+        "macs": work.macs, "products": work.macs, "x_reads": x, "d_reads": d,
+        "dw_writes": np.where(t_tiles > 0, results, 0),
+        **_sums(a, np.maximum(t_tiles - 1, 0) * results),
+    }
+
+
+# Output-stationary.
+
+
+def os_forward(work: Work, a: Assumptions, folds: str) -> Counts:
+    """Return the cost of Y = X W with Y in the array: T along its rows, N along its columns."""
+    t_tiles, n_tiles = ceil_div(work.rows, a.rows), work.n_tiles(a.columns)
+    t, n = _padded(work.rows, t_tiles, a.rows, a), _padded(work.n, n_tiles, a.columns, a)
+    depth = work.k * work.taps
+    return _os(work, a, folds, work.copies * t_tiles * n_tiles, depth) | {
+        "x_reads": work.copies * t * depth * n_tiles,
+        "w_reads": work.copies * depth * n * t_tiles,
+        "y_writes": work.copies * t * n,
+    }
+
+
+def os_input_gradient(work: Work, a: Assumptions, folds: str, *, image_elements=None) -> Counts:
+    """Return the cost of dX = D W' with dX in the array: T along its rows, K its columns."""
+    t_tiles, k_tiles = ceil_div(work.rows, a.rows), ceil_div(work.k, a.columns)
+    t, k = _padded(work.rows, t_tiles, a.rows, a), _padded(work.k, k_tiles, a.columns, a)
+    depth = work.n * work.taps
+    results = work.copies * t * k
+    found = _os(work, a, folds, work.copies * t_tiles * k_tiles, depth) | {
+        "d_reads": work.copies * t * depth * k_tiles,
+        "w_reads": work.copies * depth * k * t_tiles,
+        "dx_writes": results if image_elements is None else image_elements,
+    }
+    if image_elements is not None:
+        found |= _sums(a, np.maximum(results - image_elements, 0))
+    return found | ({"mask_reads": found["dx_writes"]} if a.masks else {})
+
+
+def _os(work: Work, a: Assumptions, folds: str, tiles, depth) -> dict[str, np.ndarray]:
+    depth = np.where(work.rows > 0, depth, 0)
+    chunks = Chunks.of(depth, np.maximum(depth, 1), None)
+    stretch = _stretch(a, (a.rows, 8), (a.columns, max(8, a.gradient_bits)))
+    return _timed(work, a, folds, chunks, tiles, lambda steps: steps, loads=False, drains=True,
+                  stretch=stretch) | {"macs": work.macs, "products": work.macs}
+
+
+def os_weight_gradient(work: Work, a: Assumptions, folds: str, *, lanes=1, loads: bool = False,
+                       fused=False, limited: bool = False, patches=False) -> Counts:
+    """Return the cost of dW = X' D with dW in the array, X from the west and D from the north.
+
+    Parameters
+    ----------
+    lanes : int or array
+        Activations in a word of X.
+    loads : bool
+        W is loaded too, as this machine does, so that an update can be fused.
+    fused : bool array
+        Update weights where their gradients leave; only right where all rows make one pass.
+    limited : bool
+        Rows are cut where sums would have to leave (this machine streams no more).
+    patches : bool array
+        As of `ws_forward`.
+    """
+    k_tiles, n_tiles = work.k_tiles(a.rows), work.n_tiles(a.columns)
+    chunks = work.chunks(a.steps if limited else None)
+    tiles = work.copies * k_tiles * work.taps * n_tiles
+    n = _padded(work.n, n_tiles, a.columns, a)
+    stretch = _stretch(a, (a.rows, 8), (a.columns, a.gradient_bits))
+
+    def slots(steps):
+        return np.where(lanes > 1, ceil_div(steps, lanes) * lanes + 1, steps)
+
+    found = _timed(work, a, folds, chunks, tiles, slots, loads=loads, drains=True,
+                   extra=np.where(patches, 1, 0) if folds == "chained" else 0, stretch=stretch)
+    found |= {
+        "macs": work.macs, "products": work.macs // lanes,
+        "d_reads": work.copies * work.rows * n * k_tiles * work.taps,
+    }
+    return found | _x_of_weight_gradient(
+        work, a, chunks, lanes, once=work.copies * work.x_row, again=n_tiles - 1,
+        taps=work.taps) | _drain(work, a, chunks, loads=loads, fused=fused)
+
+
+def _x_of_weight_gradient(work: Work, a: Assumptions, chunks: Chunks, lanes, *, once, again,
+                          taps) -> dict[str, np.ndarray]:
+    """Return the reads of X: `once`, then `again` times for other tiles, packed if in lanes.
+
+    Packing has a word for each of `taps` walks over the rows.
+    """
+    k = _padded(work.k, work.k_tiles(a.rows), a.rows, a)
+    packed = work.copies * k * taps * chunks.sum(lambda steps: ceil_div(steps, lanes))
+    packed = np.where(work.rows > 0, packed, 0)
+    return {
+        "x_reads": np.where(lanes > 1, once, once * (again + 1)),
+        "packed_reads": np.where(lanes > 1, packed * again, 0),
+        "packed_writes": np.where((lanes > 1) & (again > 0), packed, 0),
+    }
+
+
+def _drain(work: Work, a: Assumptions, chunks: Chunks, *, loads: bool,
+           fused) -> dict[str, np.ndarray]:
+    """Return what becomes of the weight gradients of every chunk."""
+    elements = _weights(work, a)
+    passes = np.where(work.rows > 0, chunks.count, 0)
+    stored = np.where(fused, 0, passes)
+    found = {
+        "dw_writes": stored * elements,
+        "dw_reads": np.maximum(stored - 1, 0) * elements,
+        "w_writes": np.where(fused, passes * elements, 0),
+    }
+    if loads:
+        found["w_reads"] = passes * elements
+    if a.optimizer == "momentum":
+        found |= {"state_reads": found["w_writes"], "state_writes": found["w_writes"]}
+    return found
+
+
+def _weights(work: Work, a: Assumptions):
+    k = _padded(work.k, work.k_tiles(a.rows), a.rows, a)
+    return work.copies * work.taps * k * _padded(work.n, work.n_tiles(a.columns), a.columns, a)
+
+
+# Both gradients on one tile.
+
+
+def both_gradients(work: Work, a: Assumptions, folds: str, *, interleaved: bool, lanes=1,
+                   fused=False, image_elements=None) -> Counts:
+    """Return the cost of dX and dW on one load of each tile.
+
+    Parameters
+    ----------
+    interleaved : bool
+        D enters once for both. Otherwise dX of a tile comes first, then its dW, and D twice.
+    lanes, fused, image_elements
+        As of the passes for one gradient.
+    """
+    k_tiles, n_tiles = work.k_tiles(a.rows), work.n_tiles(a.columns)
+    n = _padded(work.n, n_tiles, a.columns, a)
+    chunks = work.chunks(a.steps)
+
+    def slots(steps):
+        groups = ceil_div(steps, lanes)
+        if interleaved:
+            return groups * (lanes + 1)
+        return steps + np.where(lanes > 1, groups * lanes + 1, steps)
+
+    found = _timed(
+        work, a, folds, chunks, work.copies * k_tiles * work.taps * n_tiles, slots,
+        loads=True, drains=True, stretch=_stretch(
+            a, (a.columns, a.gradient_bits), (a.rows, 8), (a.rows, a.sum_bits)))
+    d = work.copies * work.meetings * n * k_tiles
+    found |= {
+        "macs": 2 * work.macs, "products": work.macs + work.macs // lanes,
+        "d_reads": d if interleaved else 2 * d,
+    }
+    return found | _input_gradient(work, a, image_elements) | _x_of_weight_gradient(
+        work, a, chunks, lanes, once=work.copies * work.x_row,
+        again=n_tiles * work.taps - 1, taps=1) | _drain(work, a, chunks, loads=True, fused=fused)
+
+
+# Update.
+
+
+def update(work: Work, a: Assumptions) -> Counts:
+    """Return the cost of an update that reads stored gradients and weights and writes weights."""
+    elements = _weights(work, a)
+    rows = work.copies * work.k_tiles(a.rows) * work.taps * work.n_tiles(a.columns) * a.rows
+    found = {
+        "cycles": a.update_cycles * rows + 5, "passes": np.ones_like(rows),
+        "dw_reads": elements, "w_reads": elements, "w_writes": elements,
+    }
+    if a.optimizer == "momentum":
+        found |= {"state_reads": elements, "state_writes": elements}
+    return found

@@ -1,0 +1,176 @@
+"""How a layer meets a machine: features of a tile, rows that stream, and chunks of them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .assumptions import Assumptions
+from .geometry import Geometry
+
+__all__ = ["Chunks", "Work", "ceil_div", "forward_work", "phase_work", "shares_rows"]
+
+UNLIMITED = 1 << 62
+
+
+def ceil_div(value, by):
+    """Return the quotient, rounded up."""
+    return -(-value // by)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Chunks:
+    """The passes into which rows are cut: `full` of `steps` rows, and one of `rest` unless 0."""
+
+    full: np.ndarray
+    steps: np.ndarray
+    rest: np.ndarray
+
+    @classmethod
+    def of(cls, rows, image, limit) -> "Chunks":
+        """Cut `rows` into whole images of at most `limit` rows, or where one exceeds that, in it.
+
+        Parameters
+        ----------
+        rows, image : int arrays
+        limit : int, array or None
+        """
+        limit = UNLIMITED if limit is None else limit
+        rows = np.asarray(rows)
+        steps = np.where(image <= limit, limit // image * image, limit)
+        steps = np.maximum(np.minimum(steps, rows), 1)
+        full = rows // steps
+        return cls(full=full, steps=steps, rest=rows - full * steps)
+
+    @property
+    def count(self) -> np.ndarray:
+        """Passes."""
+        return self.full + (self.rest > 0)
+
+    def sum(self, cost) -> np.ndarray:
+        """Return the sum over all passes of what `cost` gives for the rows of one."""
+        return self.full * cost(self.steps) + np.where(self.rest > 0, cost(self.rest), 0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Work:
+    """A product for a machine, one entry a layer or a phase of one.
+
+    Attributes
+    ----------
+    k, n : int arrays
+        Features of the two sides, of all that shares a tile.
+    taps : int array
+        Positions of the kernel that have tiles of their own.
+    copies : int array
+        Such products beside each other.
+    rows : int array
+        Rows streamed, of all samples.
+    image : int array
+        Those of one sample.
+    meetings : int array
+        Pairs of a row and a tap that exist, of all samples.
+    x_row : int array
+        Elements of X that exist in all rows and taps, of one copy.
+    macs : int array
+        Products of weights and rows that exist.
+    parts : int array
+        Passes into which the compiler splits each.
+    """
+
+    k: np.ndarray
+    n: np.ndarray
+    taps: np.ndarray
+    copies: np.ndarray
+    rows: np.ndarray
+    image: np.ndarray
+    meetings: np.ndarray
+    x_row: np.ndarray
+    macs: np.ndarray
+    parts: np.ndarray
+
+    def k_tiles(self, edge) -> np.ndarray:
+        """Return the tiles of the k side on an edge."""
+        return ceil_div(self.k, edge)
+
+    def n_tiles(self, edge) -> np.ndarray:
+        """Return the tiles of the n side on an edge."""
+        return ceil_div(self.n, edge)
+
+    def chunks(self, limit) -> Chunks:
+        """Return the chunks of the rows."""
+        return Chunks.of(self.rows, self.image, limit)
+
+
+def _tile_features(shape: Geometry, a: Assumptions):
+    """Return the features of both sides that share tiles, and how many such products there are."""
+    k, n, groups = shape.inputs, shape.outputs, shape.groups
+    grouped = (groups > 1) & ~shape.is_product
+    if a.groups == "dense":
+        copies = np.where(grouped, 1, groups)
+        return k * np.where(grouped, groups, 1), n * np.where(grouped, groups, 1), copies
+    together = np.clip(np.minimum(a.rows // k, a.columns // n), 1, np.where(grouped, groups, 1))
+    return k * together, n * together, ceil_div(groups, together)
+
+
+def _samples(shape: Geometry, copies, samples):
+    """Return the samples whose rows follow each other, and the copies for all samples."""
+    return (np.where(shape.is_product, 1, samples),
+            copies * np.where(shape.is_product, samples, 1))
+
+
+def _macs(shape: Geometry, samples) -> np.ndarray:
+    return samples * shape.meetings * shape.groups * shape.inputs * shape.outputs
+
+
+def shares_rows(shape: Geometry, a: Assumptions) -> np.ndarray:
+    """Return which layers put several taps on the rows of a tile, bool (L,)."""
+    if a.taps == "first":
+        return shape.is_first & ~shape.is_product
+    return np.full(len(shape.taps), a.taps == "always")
+
+
+def forward_work(shape: Geometry, a: Assumptions, samples) -> Work:
+    """Return the product in which X moves with the taps: Y, or dW with D at rest."""
+    k, n, copies = _tile_features(shape, a)
+    macs = _macs(shape, samples)
+    samples, copies = _samples(shape, copies, samples)
+    packed = shares_rows(shape, a)
+    meetings = samples * shape.meetings
+    rows = samples * shape.pixels
+    if a.padding == "counted":
+        x_row = np.where(packed, rows * ceil_div(k * shape.taps, a.rows),
+                         meetings * ceil_div(k, a.rows)) * a.rows
+    else:
+        x_row = meetings * k
+    k, taps = np.where(packed, k * shape.taps, k), np.where(packed, 1, shape.taps)
+    return Work(k=k, n=n, taps=taps, copies=copies, rows=rows, image=shape.pixels,
+                meetings=np.where(packed, rows, meetings), x_row=x_row, macs=macs,
+                parts=np.ones_like(k))
+
+
+def phase_work(shape: Geometry, a: Assumptions, samples) -> Work:
+    """Return the products of the phases, in which D moves with the taps and X and dX stay."""
+    layer = shape.phase_layer
+    k, n, copies = _tile_features(shape, a)
+    macs = _macs(shape, samples)
+    samples, copies = _samples(shape, copies, samples)
+    rows = samples[..., layer] * shape.phase_pixels
+    share = shape.phase_pixels * shape.phase_taps
+    meetings = _shared(samples * shape.meetings, share, shape)
+    dense = (a.groups == "dense") & (shape.groups > 1) & ~shape.is_product
+    parts = np.where(dense, ceil_div(k, a.rows), 1)
+    k, n, copies, parts = (value[..., layer] for value in (k, n, copies, parts))
+    return Work(k=k, n=n, taps=shape.phase_taps, copies=copies, rows=rows,
+                image=shape.phase_pixels, meetings=meetings,
+                x_row=rows * (ceil_div(k, a.rows) * a.rows if a.padding == "counted" else k),
+                macs=_shared(macs, share, shape), parts=parts)
+
+
+def _shared(amount, share, shape: Geometry) -> np.ndarray:
+    """Spread an amount of each layer over its phases, remainder first; sums are exact."""
+    layer = shape.phase_layer
+    whole = np.add.reduceat(share, shape.phase_start)[layer]
+    found = amount[..., layer] * share // whole
+    missing = amount - np.add.reduceat(found, shape.phase_start, axis=-1)
+    found[..., shape.phase_start] += missing
+    return found

@@ -312,7 +312,7 @@ def update(work: Work, a: Assumptions) -> Counts:
     elements = _weights(work, a)
     rows = work.copies * work.k_tiles(a.rows) * work.taps * work.n_tiles(a.columns) * a.rows
     found = {
-        "cycles": a.update_cycles * rows + 5, "passes": np.ones_like(rows),
+        "cycles": a.update_cycles * rows + 5 + a.lookup, "passes": np.ones_like(rows),
         "dw_reads": elements, "w_reads": elements, "w_writes": elements,
     }
     if a.optimizer == "momentum":

@@ -5,8 +5,8 @@ Verilated machine; the model sees its shape and the configuration only.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
-import numpy as np
 import pytest
 
 from gradloom_golden.config import Config, preset
@@ -20,6 +20,7 @@ from gradloom_model.assumptions import Assumptions
 from gradloom_model.geometry import geometry
 from gradloom_model.layers import Layer, Network
 from gradloom_model.schedules import SCHEDULES, cost
+from gradloom_model.work import Products
 
 TINY = preset("tiny")
 MACHINES = {
@@ -49,11 +50,15 @@ class Case:
     backward: list[Descriptor]
 
 
+def _around(padding: int) -> tuple[int, int, int, int]:
+    return padding, padding, padding, padding
+
+
 def flag(rng, probability=0.5):
     return bool(rng.random() < probability)
 
 
-def policy(rng):
+def policy(rng) -> dict[str, Any]:
     return {"schedule": Schedule(rng.choice([Schedule.INTERLEAVED, Schedule.SEQUENTIAL])),
             "lanes": int(rng.choice([1, 2, 4])), "fused": flag(rng, 0.7)}
 
@@ -68,7 +73,7 @@ def convolution(rng, config: Config) -> Case | None:
     if not first and flag(rng, 0.2):
         groups = int(rng.choice([g for g in range(1, channels + 1) if channels % g == 0]))
         outputs = groups * int(rng.integers(1, 3))
-    kernel = tuple(map(int, rng.integers(1, 4, 2)))
+    kernel = int(rng.integers(1, 4)), int(rng.integers(1, 4))
     tested = Conv(channels=outputs, kernel=kernel, stride=int(rng.integers(1, 4)), groups=groups,
                   padding=int(rng.integers(0, min(kernel))), bias=False)
     if flag(rng, 0.2):
@@ -92,7 +97,7 @@ def convolution(rng, config: Config) -> Case | None:
     else:
         layer = Layer(
             name="conv", outputs=outputs, inputs=shape.channels, kernel=tested.taps,
-            stride=(tested.stride,) * 2, padding=(tested.padding,) * 4,
+            stride=(tested.stride, tested.stride), padding=_around(tested.padding),
             size=(shape.height, shape.width), groups=groups, input_gradient=not first)
     # No loss runs before, so nothing tells which samples are kept: all are.
     backward = [replace(d, kept=0, gather=0) for d in backward]
@@ -103,7 +108,8 @@ def product(rng, config: Config) -> Case:
     """Return a matrix product, in one descriptor each way."""
     steps = int(rng.integers(1, config.steps_depth // 2 + 1))
     k_tiles, n_tiles = map(int, rng.integers(1, 4, 2))
-    chosen, masks = policy(rng) | {"fused": True}, flag(rng)
+    chosen, masks = policy(rng), flag(rng)
+    chosen["fused"] = True
     common = {"steps": steps, "x_stride": steps, "k_tiles": k_tiles, "n_tiles": n_tiles}
     packed = 3 * steps
     forward = Descriptor(opcode=Opcode.FORWARD, out_base=packed, **common)
@@ -133,7 +139,7 @@ def modelled(config: Config, case: Case, lookup: int = 0) -> dict[str, dict[str,
     a = Assumptions.of(config, batch=case.batch, lanes=case.lanes, masks=case.masks, lookup=lookup)
     schedule = replace(SCHEDULES["fused"], backward=BACKWARD[case.schedule], fused=case.fused,
                        lanes=True)
-    found = cost(geometry(Network("one", [case.layer])), a, schedule)
+    found = cost(Products(geometry(Network("one", [case.layer])), a), schedule)
     return {name: {key: int(value[0]) for key, value in counts.items()}
             for name, counts in found.items()}
 

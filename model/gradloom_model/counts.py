@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-__all__ = ["ACCESSES", "COUNTS", "Counts", "total"]
+__all__ = ["ACCESSES", "COUNTS", "Amounts", "Counts", "Flags", "total"]
 
 ACCESSES = {
     "x_reads": "x", "x_writes": "x", "packed_reads": "x", "packed_writes": "x",
@@ -26,6 +26,12 @@ COUNTS = ("cycles", "passes", "slots", "macs", "products", "edge_sums", *ACCESSE
 multiplications that the cells do for them, one for a packed word. `edge_sums`: sums of unfinished
 tiles that never leave the edge of the array.
 """
+
+Amounts = np.ndarray | int
+"""One for all layers, or one each."""
+
+Flags = np.ndarray | bool
+"""The same of yes and no."""
 
 Counts = Mapping[str, np.ndarray]
 """By name; what is missing is zero."""

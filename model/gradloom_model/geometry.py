@@ -133,4 +133,5 @@ def _phases(layer: Layer) -> list[tuple[int, int]]:
     """Return pixels and taps of each phase."""
     down, across = (_axis_phases(size, taps, stride, dilation, before)
                     for size, _, taps, stride, dilation, before in _axes(layer))
-    return [(height * width, y * x) for height, y in down for width, x in across]
+    found = [(height * width, y * x) for height, y in down for width, x in across]
+    return found or [(1, 0)]                               # the kernel never meets the image

@@ -7,7 +7,7 @@ counts an entry of the work. W is K by N, T rows stream; a tile has R rows and C
 import numpy as np
 
 from .assumptions import Assumptions
-from .counts import Counts
+from .counts import Amounts, Counts, Flags
 from .timing import pass_cycles
 from .work import Chunks, Work, ceil_div
 
@@ -22,7 +22,7 @@ def _padded(features, tiles, edge, a: Assumptions):
     return tiles * edge if a.padding == "counted" else features
 
 
-def _stretch(a: Assumptions, *bits) -> np.ndarray | int:
+def _stretch(a: Assumptions, *bits) -> Amounts:
     """Return the cycles that a slot takes at the ports: the widest word over the port."""
     if a.port is None:
         return 1
@@ -30,7 +30,8 @@ def _stretch(a: Assumptions, *bits) -> np.ndarray | int:
 
 
 def _timed(work: Work, a: Assumptions, folds: str, chunks: Chunks, tiles, slots_of, *,
-           loads: bool, drains: bool, extra=0, stretch=1) -> dict[str, np.ndarray]:
+           loads: bool, drains: bool, extra: Amounts = 0,
+           stretch: Amounts = 1) -> dict[str, np.ndarray]:
     """Return cycles, passes and slots of all chunks; `slots_of` gives those of a tile."""
     parts = work.parts
 
@@ -58,7 +59,7 @@ def _sums(a: Assumptions, amount) -> dict[str, np.ndarray]:
 # Weight-stationary.
 
 
-def ws_forward(work: Work, a: Assumptions, folds: str, *, patches=False) -> Counts:
+def ws_forward(work: Work, a: Assumptions, folds: str, *, patches: Flags = False) -> Counts:
     """Return the cost of Y = X W with W in the array, X from the west, sums to the south.
 
     Parameters
@@ -85,28 +86,22 @@ def ws_forward(work: Work, a: Assumptions, folds: str, *, patches=False) -> Coun
     }
 
 
-def _input_gradient(work: Work, a: Assumptions, image_elements) -> dict[str, np.ndarray]:
-    """Return what dX costs beside D and W, which the weight gradient may share."""
+def _input_gradient(work: Work, a: Assumptions) -> dict[str, np.ndarray]:
+    """Return what dX costs beside D and W, which the weight gradient may share.
+
+    Where rows are patches, every sum is added to the pixels of its patch (col2im).
+    """
     k_tiles, n_tiles = work.k_tiles(a.rows), work.n_tiles(a.columns)
     k = _padded(work.k, k_tiles, a.rows, a)
     streamed = work.rows * work.copies * k
-    if image_elements is None:
-        finished, partial = streamed, (n_tiles * work.taps - 1) * streamed
-    else:
-        finished = image_elements                          # col2im adds every row to its pixels
-        partial = np.maximum(n_tiles * streamed - finished, 0)
+    finished = np.where(work.overlapped > 0, work.overlapped, streamed)
+    partial = np.maximum(n_tiles * work.taps * streamed - finished, 0)
     found = {"dx_writes": finished, **_sums(a, partial)}
     return found | ({"mask_reads": finished} if a.masks else {})
 
 
-def ws_input_gradient(work: Work, a: Assumptions, folds: str, *, image_elements=None) -> Counts:
-    """Return the cost of dX = D W' with W in the array, D from the north, sums to the east.
-
-    Parameters
-    ----------
-    image_elements : int array, optional
-        Elements of dX where rows are patches, whose overlaps are then added in the buffer.
-    """
+def ws_input_gradient(work: Work, a: Assumptions, folds: str) -> Counts:
+    """Return the cost of dX = D W' with W in the array, D from the north, sums to the east."""
     k_tiles, n_tiles = work.k_tiles(a.rows), work.n_tiles(a.columns)
     k = _padded(work.k, k_tiles, a.rows, a)
     n = _padded(work.n, n_tiles, a.columns, a)
@@ -119,7 +114,7 @@ def ws_input_gradient(work: Work, a: Assumptions, folds: str, *, image_elements=
         "macs": work.macs, "products": work.macs,
         "d_reads": work.copies * work.meetings * n * k_tiles,
         "w_reads": chunks.count * work.copies * work.taps * k * n,
-        **_input_gradient(work, a, image_elements),
+        **_input_gradient(work, a),
     }
 
 
@@ -166,7 +161,7 @@ def os_forward(work: Work, a: Assumptions, folds: str) -> Counts:
     }
 
 
-def os_input_gradient(work: Work, a: Assumptions, folds: str, *, image_elements=None) -> Counts:
+def os_input_gradient(work: Work, a: Assumptions, folds: str) -> Counts:
     """Return the cost of dX = D W' with dX in the array: T along its rows, K its columns."""
     t_tiles, k_tiles = ceil_div(work.rows, a.rows), ceil_div(work.k, a.columns)
     t, k = _padded(work.rows, t_tiles, a.rows, a), _padded(work.k, k_tiles, a.columns, a)
@@ -175,10 +170,9 @@ def os_input_gradient(work: Work, a: Assumptions, folds: str, *, image_elements=
     found = _os(work, a, folds, work.copies * t_tiles * k_tiles, depth) | {
         "d_reads": work.copies * t * depth * k_tiles,
         "w_reads": work.copies * depth * k * t_tiles,
-        "dx_writes": results if image_elements is None else image_elements,
+        "dx_writes": np.where(work.overlapped > 0, work.overlapped, results),
+        **_sums(a, np.where(work.overlapped > 0, np.maximum(results - work.overlapped, 0), 0)),
     }
-    if image_elements is not None:
-        found |= _sums(a, np.maximum(results - image_elements, 0))
     return found | ({"mask_reads": found["dx_writes"]} if a.masks else {})
 
 
@@ -190,8 +184,9 @@ def _os(work: Work, a: Assumptions, folds: str, tiles, depth) -> dict[str, np.nd
                   stretch=stretch) | {"macs": work.macs, "products": work.macs}
 
 
-def os_weight_gradient(work: Work, a: Assumptions, folds: str, *, lanes=1, loads: bool = False,
-                       fused=False, limited: bool = False, patches=False) -> Counts:
+def os_weight_gradient(work: Work, a: Assumptions, folds: str, *, lanes: Amounts = 1,
+                       loads: bool = False, fused: Flags = False, limited: bool = False,
+                       patches: Flags = False) -> Counts:
     """Return the cost of dW = X' D with dW in the array, X from the west and D from the north.
 
     Parameters
@@ -269,16 +264,16 @@ def _weights(work: Work, a: Assumptions):
 # Both gradients on one tile.
 
 
-def both_gradients(work: Work, a: Assumptions, folds: str, *, interleaved: bool, lanes=1,
-                   fused=False, image_elements=None) -> Counts:
+def both_gradients(work: Work, a: Assumptions, folds: str, *, interleaved: bool,
+                   lanes: Amounts = 1, fused: Flags = False) -> Counts:
     """Return the cost of dX and dW on one load of each tile.
 
     Parameters
     ----------
     interleaved : bool
         D enters once for both. Otherwise dX of a tile comes first, then its dW, and D twice.
-    lanes, fused, image_elements
-        As of the passes for one gradient.
+    lanes, fused
+        As of the weight gradient alone.
     """
     k_tiles, n_tiles = work.k_tiles(a.rows), work.n_tiles(a.columns)
     n = _padded(work.n, n_tiles, a.columns, a)
@@ -299,7 +294,7 @@ def both_gradients(work: Work, a: Assumptions, folds: str, *, interleaved: bool,
         "macs": 2 * work.macs, "products": work.macs + work.macs // lanes,
         "d_reads": d if interleaved else 2 * d,
     }
-    return found | _input_gradient(work, a, image_elements) | _x_of_weight_gradient(
+    return found | _input_gradient(work, a) | _x_of_weight_gradient(
         work, a, chunks, lanes, once=work.copies * work.x_row,
         again=n_tiles * work.taps - 1, taps=1) | _drain(work, a, chunks, loads=True, fused=fused)
 

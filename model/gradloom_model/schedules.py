@@ -7,8 +7,7 @@ import numpy as np
 from . import passes
 from .assumptions import Assumptions
 from .counts import Counts, total
-from .geometry import Geometry
-from .work import Work, forward_work, phase_work, shares_rows
+from .work import Products, Work
 
 __all__ = ["BASELINE", "PASSES", "SCHEDULES", "Schedule", "cost"]
 
@@ -68,102 +67,66 @@ BASELINE = "sequential"
 """What ratios refer to."""
 
 
-def cost(shape: Geometry, a: Assumptions, schedule: Schedule) -> dict[str, Counts]:
+def cost(products: Products, schedule: Schedule) -> dict[str, Counts]:
     """Return the counts of each pass of a training step, arrays over layers.
 
     Samples kept need not be whole: the cost lies between those of the two whole numbers beside.
     """
-    found = {"forward": _forward(shape, a, schedule)}
+    a = products.a
+    found = {"forward": _forward(products, schedule)}
     if not schedule.skips:
-        return found | _backward(shape, a, schedule, np.asarray(a.batch))
+        return found | _backward(products, schedule, np.asarray(a.batch))
     kept = a.batch * (1 - np.asarray(a.skip, float))
     fewer = np.floor(kept + 1e-9).astype(np.int64)
     share = np.maximum(kept - fewer, 0)
-    below = _backward(shape, a, schedule, fewer)
+    below = _backward(products, schedule, fewer)
     if not np.any(share > 1e-9):
         return found | below
-    above = _backward(shape, a, schedule, fewer + 1)
+    above = _backward(products, schedule, fewer + 1)
     return found | {name: {key: below[name][key] + share * (above[name][key] - below[name][key])
                            for key in below[name]} for name in below}
 
 
-def _forward(shape: Geometry, a: Assumptions, schedule: Schedule) -> Counts:
-    work = forward_work(shape, a, np.asarray(a.batch))
+def _forward(products: Products, schedule: Schedule) -> Counts:
+    a, work = products.a, products.still(np.asarray(products.a.batch))
     if schedule.forward == "os":
         return passes.os_forward(work, a, schedule.rule(a))
-    return passes.ws_forward(work, a, schedule.rule(a), patches=shares_rows(shape, a))
+    return passes.ws_forward(work, a, schedule.rule(a), patches=products.patches)
 
 
-def _backward(shape: Geometry, a: Assumptions, schedule: Schedule, samples) -> dict[str, Counts]:
+def _backward(products: Products, schedule: Schedule, samples) -> dict[str, Counts]:
     """Return both gradients and the update; each layer has passes of one or the other kind."""
+    shape, a = products.shape, products.a
     folds, kind = schedule.rule(a), schedule.backward
-    still = forward_work(shape, a, samples)
-    image_elements = None
-    if a.taps == "always":
-        phases, starts = still, np.arange(len(shape.taps))
-        patched = np.broadcast_to(shape.taps > 1, still.rows.shape)
-        image_elements = np.where(
-            patched, samples * shape.image * shape.groups * shape.inputs,
-            still.rows * still.copies * still.k_tiles(a.rows) * (
-                a.rows if a.padding == "counted" else 1))
-        if a.padding == "free":
-            image_elements = np.where(
-                patched, image_elements, still.rows * still.copies * still.k)
-    else:
-        phases, starts = phase_work(shape, a, samples), shape.phase_start
+    still, moving = products.still(samples), products.moving(samples)
     wants = ~shape.is_first
-    lanes = np.asarray(a.lanes) if schedule.lanes else 1
-    together = kind in ("tile", "interleaved")
-
-    def layers(counts: Counts, where) -> Counts:
-        """Sum the phases of each layer, and keep only some layers."""
-        by_layer = {}
-        for name, value in counts.items():
-            value = np.asarray(value)
-            if value.shape[-1:] == phases.rows.shape[-1:] and phases is not still:
-                value = np.add.reduceat(value, starts, axis=-1)
-            by_layer[name] = np.where(where, value, 0)
-        return by_layer
-
-    if together:
-        fused = schedule.fused and ~shape.is_product
-        single = np.maximum.reduceat(phases.chunks(a.steps).count, starts, axis=-1) <= 1
-        direct = fused & single
-        alone = fused & (still.chunks(a.steps).count <= 1)
-        both = layers(passes.both_gradients(
-            phases, a, folds, interleaved=kind == "interleaved", lanes=lanes,
-            fused=_spread(direct, shape, phases is not still), image_elements=image_elements),
-            wants)
-        only = _where(passes.os_weight_gradient(
-            still, a, folds, lanes=lanes, loads=True, fused=alone, limited=True,
-            patches=shares_rows(shape, a)), ~wants)
-        found = {"both gradients": both, "weight gradient": only}
-        updated = np.where(wants, direct, alone)
-    else:
-        dx, dw = {
-            "ws": (passes.ws_input_gradient, _better_weight_gradient),
-            "os": (passes.os_input_gradient, passes.os_weight_gradient),
-            "ws, os": (passes.ws_input_gradient, passes.os_weight_gradient),
-        }[kind]
+    if kind in ("tile", "interleaved"):
+        lanes = np.asarray(a.lanes) if schedule.lanes else 1
+        can_fuse = schedule.fused & ~shape.is_product
+        fused = can_fuse & (moving.by_layer(moving.chunks(a.steps).count, np.maximum) <= 1)
+        alone = can_fuse & (still.chunks(a.steps).count <= 1)
         found = {
-            "input gradient": layers(
-                dx(phases, a, folds, image_elements=image_elements), wants),
-            "weight gradient": dw(still, a, folds),
+            "both gradients": _layers(moving, passes.both_gradients(
+                moving, a, folds, interleaved=kind == "interleaved", lanes=lanes,
+                fused=fused if moving.starts is None else fused[..., shape.phase_layer]), wants),
+            "weight gradient": _layers(still, passes.os_weight_gradient(
+                still, a, folds, lanes=lanes, loads=True, fused=alone, limited=True,
+                patches=products.patches), ~wants),
         }
-        updated = False
+        updated = np.where(wants, fused, alone)
+    else:
+        dx, dw = _TWO_PASSES[kind]
+        found = {"input gradient": _layers(moving, dx(moving, a, folds), wants),
+                 "weight gradient": dw(still, a, folds)}
+        updated = np.zeros_like(wants)
     if a.update:
-        left = ~shape.is_product & ~np.asarray(updated)
-        found["update"] = _where(passes.update(still, a), left)
+        found["update"] = _layers(still, passes.update(still, a), ~shape.is_product & ~updated)
     return found
 
 
-def _where(counts: Counts, where) -> Counts:
-    return {name: np.where(where, value, 0) for name, value in counts.items()}
-
-
-def _spread(by_layer, shape: Geometry, has_phases: bool):
-    """Return a value of each layer for each of its phases."""
-    return by_layer[..., shape.phase_layer] if has_phases else by_layer
+def _layers(work: Work, counts: Counts, where) -> Counts:
+    """Return counts by layer, zero but for some layers."""
+    return {name: np.where(where, work.by_layer(value), 0) for name, value in counts.items()}
 
 
 def _better_weight_gradient(work: Work, a: Assumptions, folds: str) -> Counts:
@@ -173,6 +136,14 @@ def _better_weight_gradient(work: Work, a: Assumptions, folds: str) -> Counts:
     x, d = (passes.ws_weight_gradient(work, a, folds, holds=holds) for holds in ("x", "d"))
     better = x["cycles"] <= d["cycles"]
     return {name: np.where(better, x[name], d[name]) for name in x}
+
+
+_TWO_PASSES = {
+    "ws": (passes.ws_input_gradient, _better_weight_gradient),
+    "os": (passes.os_input_gradient, passes.os_weight_gradient),
+    "ws, os": (passes.ws_input_gradient, passes.os_weight_gradient),
+}
+"""Input and weight gradient of what has a pass for each."""
 
 
 def step(counts: dict[str, Counts]) -> Counts:

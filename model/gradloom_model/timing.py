@@ -1,7 +1,7 @@
 """Clock cycles of a pass: tiles, the slots that each streams, and what shows between them.
 
-The equations of `gradloom_golden.cycles`, in closed form for arrays, and those of SCALE-Sim's folds.
-With R rows, C columns, n tiles of S slots:
+The equations of `gradloom_golden.cycles` for arrays, and those of SCALE-Sim's folds. With R rows,
+C columns, n tiles of S slots:
 
 =========  ==========================================================================
 serial     n (R + S + R + C - 2), with R more where results drain and that is counted

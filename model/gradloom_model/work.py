@@ -7,7 +7,7 @@ import numpy as np
 from .assumptions import Assumptions
 from .geometry import Geometry
 
-__all__ = ["Chunks", "Work", "ceil_div", "forward_work", "phase_work", "shares_rows"]
+__all__ = ["Chunks", "Products", "Work", "ceil_div", "forward_work", "shares_rows"]
 
 UNLIMITED = 1 << 62
 
@@ -75,6 +75,10 @@ class Work:
         Products of weights and rows that exist.
     parts : int array
         Passes into which the compiler splits each.
+    overlapped : int array
+        Elements of X where rows are patches that share pixels; 0 where a row is a pixel.
+    starts : int array or None
+        First entry of each layer, if layers have several (phases).
     """
 
     k: np.ndarray
@@ -87,6 +91,12 @@ class Work:
     x_row: np.ndarray
     macs: np.ndarray
     parts: np.ndarray
+    overlapped: np.ndarray
+    starts: np.ndarray | None = None
+
+    def by_layer(self, value, combine=np.add) -> np.ndarray:
+        """Return what the entries of each layer come to."""
+        return value if self.starts is None else combine.reduceat(value, self.starts, axis=-1)
 
     def k_tiles(self, edge) -> np.ndarray:
         """Return the tiles of the k side on an edge."""
@@ -133,6 +143,7 @@ def forward_work(shape: Geometry, a: Assumptions, samples) -> Work:
     """Return the product in which X moves with the taps: Y, or dW with D at rest."""
     k, n, copies = _tile_features(shape, a)
     macs = _macs(shape, samples)
+    image = samples * shape.image * shape.groups * shape.inputs
     samples, copies = _samples(shape, copies, samples)
     packed = shares_rows(shape, a)
     meetings = samples * shape.meetings
@@ -145,10 +156,10 @@ def forward_work(shape: Geometry, a: Assumptions, samples) -> Work:
     k, taps = np.where(packed, k * shape.taps, k), np.where(packed, 1, shape.taps)
     return Work(k=k, n=n, taps=taps, copies=copies, rows=rows, image=shape.pixels,
                 meetings=np.where(packed, rows, meetings), x_row=x_row, macs=macs,
-                parts=np.ones_like(k))
+                parts=np.ones_like(k), overlapped=np.where(packed & (shape.taps > 1), image, 0))
 
 
-def phase_work(shape: Geometry, a: Assumptions, samples) -> Work:
+def _phase_work(shape: Geometry, a: Assumptions, samples) -> Work:
     """Return the products of the phases, in which D moves with the taps and X and dX stay."""
     layer = shape.phase_layer
     k, n, copies = _tile_features(shape, a)
@@ -163,14 +174,45 @@ def phase_work(shape: Geometry, a: Assumptions, samples) -> Work:
     return Work(k=k, n=n, taps=shape.phase_taps, copies=copies, rows=rows,
                 image=shape.phase_pixels, meetings=meetings,
                 x_row=rows * (ceil_div(k, a.rows) * a.rows if a.padding == "counted" else k),
-                macs=_shared(macs, share, shape), parts=parts)
+                macs=_shared(macs, share, shape), parts=parts, overlapped=np.zeros_like(k),
+                starts=shape.phase_start)
 
 
 def _shared(amount, share, shape: Geometry) -> np.ndarray:
     """Spread an amount of each layer over its phases, remainder first; sums are exact."""
     layer = shape.phase_layer
     whole = np.add.reduceat(share, shape.phase_start)[layer]
-    found = amount[..., layer] * share // whole
+    found = amount[..., layer] * share // np.maximum(whole, 1)
     missing = amount - np.add.reduceat(found, shape.phase_start, axis=-1)
     found[..., shape.phase_start] += missing
     return found
+
+
+class Products:
+    """The products of a network on a machine, made once for each number of samples.
+
+    Parameters
+    ----------
+    shape : Geometry
+    a : Assumptions
+    """
+
+    def __init__(self, shape: Geometry, a: Assumptions):
+        self.shape, self.a = shape, a
+        self.patches = shares_rows(shape, a)
+        self._made: dict[tuple[bool, bytes], Work] = {}
+
+    def still(self, samples: np.ndarray) -> Work:
+        """Return the product of each layer in which D, or Y, stays and X moves with the taps."""
+        return self._once(False, samples)
+
+    def moving(self, samples: np.ndarray) -> Work:
+        """Return the products of an input gradient: phases, or patches if all layers share rows."""
+        return self._once(self.a.taps != "always", samples)
+
+    def _once(self, phases: bool, samples: np.ndarray) -> Work:
+        key = phases, samples.tobytes()
+        if key not in self._made:
+            make = _phase_work if phases else forward_work
+            self._made[key] = make(self.shape, self.a, samples)
+        return self._made[key]

@@ -22,11 +22,12 @@ from gradloom_model.layers import Layer, Network
 from gradloom_model.schedules import SCHEDULES, cost
 from gradloom_model.work import Products
 
-TINY = preset("tiny")
+ROOMY = preset("tiny").with_changes(
+    activation_depth=2048, gradient_depth=2048, weight_depth=1024, image_depth=1024)
 MACHINES = {
-    "tiny": TINY,
-    "no overlap": TINY.with_changes(overlap=False),
-    "tall": TINY.with_changes(rows=8),
+    "tiny": ROOMY,
+    "no overlap": ROOMY.with_changes(overlap=False),
+    "tall": preset("tiny").with_changes(rows=8),
     "edge": preset("edge"),
 }
 LAYERS_EACH = 80
@@ -66,15 +67,15 @@ def policy(rng) -> dict[str, Any]:
 def convolution(rng, config: Config) -> Case | None:
     """Return a convolution or a fully connected layer as the host compiles it."""
     edge, first = config.rows, flag(rng, 0.25)
-    batch = int(rng.choice([1, 2, 4]))
+    batch = int(rng.choice([1, 2, 4, 8]))
     channels = int(rng.integers(1, 2 * edge + 1))
     shape = Shape(int(rng.integers(1, 4)) if first else channels, *map(int, rng.integers(1, 8, 2)))
     groups, outputs = 1, int(rng.integers(1, 2 * edge + 1))
-    if not first and flag(rng, 0.2):
-        groups = int(rng.choice([g for g in range(1, channels + 1) if channels % g == 0]))
+    if not first and flag(rng, 0.3):
+        groups = int(rng.choice([g for g in range(2, channels + 1) if channels % g == 0] or [1]))
         outputs = groups * int(rng.integers(1, 3))
     kernel = int(rng.integers(1, 4)), int(rng.integers(1, 4))
-    tested = Conv(channels=outputs, kernel=kernel, stride=int(rng.integers(1, 4)), groups=groups,
+    tested = Conv(channels=outputs, kernel=kernel, stride=int(rng.choice([1, 1, 2, 3])), groups=groups,
                   padding=int(rng.integers(0, min(kernel))), bias=False)
     if flag(rng, 0.2):
         tested = Linear(features=outputs, bias=False)
@@ -127,8 +128,9 @@ def draw(rng, config: Config, count: int) -> list[Case]:
     """Return cases that fit the buffers."""
     found: list[Case] = []
     while len(found) < count:
-        square = config.rows == config.columns
-        case = convolution(rng, config) if square and flag(rng, 0.8) else product(rng, config)
+        # The host compiles for square arrays.
+        compiled = config.rows == config.columns and flag(rng, 0.9)
+        case = convolution(rng, config) if compiled else product(rng, config)
         if case is not None:
             found.append(case)
     return found

@@ -13,7 +13,7 @@ from .memory import Traffic, merged, traffic
 from .schedules import BASELINE, PASSES, SCHEDULES, Schedule, cost
 from .work import Products
 
-__all__ = ["BEST", "Estimate", "StepCost", "estimate"]
+__all__ = ["BEST", "Estimate", "StepCost", "estimate", "step_cost"]
 
 BEST = "best"
 """Name of the schedule that takes for each layer whichever needs the fewest cycles."""
@@ -120,13 +120,19 @@ def estimate(network: Network, assumptions: Assumptions | None = None,
         if name != BEST and name not in SCHEDULES:
             raise ValueError(f"unknown schedule {name!r}; choose from {', '.join(SCHEDULES)}, "
                              f"{BEST}")
-    shape = geometry(network)
-    products = Products(shape, assumptions)
-    steps = {name: _step(name, SCHEDULES[name], products)
-             for name in wanted if name != BEST}
-    if BEST in wanted:
-        steps[BEST] = _best(products, steps)
+    products = Products(geometry(network), assumptions)
+    steps: dict[str, StepCost] = {}
+    for name in sorted(wanted, key=lambda name: name == BEST):
+        steps[name] = step_cost(name, products, steps)
     return Estimate(network=network, assumptions=assumptions, steps=steps)
+
+
+def step_cost(schedule: str, products: Products,
+              known: Mapping[str, StepCost] | None = None) -> StepCost:
+    """Return the cost of one schedule; `known` may hold some that "best" then need not compute."""
+    if schedule == BEST:
+        return _best(products, known or {})
+    return _step(schedule, SCHEDULES[schedule], products)
 
 
 def _step(name: str, schedule: Schedule, products: Products) -> StepCost:

@@ -179,7 +179,7 @@ def os_input_gradient(work: Work, a: Assumptions, folds: str) -> Counts:
 def _os(work: Work, a: Assumptions, folds: str, tiles, depth) -> dict[str, np.ndarray]:
     depth = np.where(work.rows > 0, depth, 0)
     chunks = Chunks.of(depth, np.maximum(depth, 1), None)
-    stretch = _stretch(a, (a.rows, 8), (a.columns, max(8, a.gradient_bits)))
+    stretch = _stretch(a, (a.rows, 8), (a.columns, np.maximum(8, a.gradient_bits)))
     return _timed(work, a, folds, chunks, tiles, lambda steps: steps, loads=False, drains=True,
                   stretch=stretch) | {"macs": work.macs, "products": work.macs}
 

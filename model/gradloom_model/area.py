@@ -49,8 +49,8 @@ class IsoArea:
 
     def __str__(self) -> str:
         """Return size and what is left over."""
-        return (f"{self.rows} x {self.columns}: {self.area:,.6g} of {self.target:,.6g} {self.unit}, "
-                f"{self.left_over / self.target:.1%} left over")
+        return (f"{self.rows} x {self.columns}: {self.area:,.6g} of {self.target:,.6g} "
+                f"{self.unit}, {self.left_over / self.target:.1%} left over")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -26,10 +26,10 @@ def interpolate(at, points, values) -> np.ndarray:
         Above zero; `points` rise.
     """
     points, values = np.asarray(points, float), np.asarray(values, float)
-    place = np.log(np.asarray(at, float))
-    found = np.exp(np.interp(place, np.log(points), np.log(values)))
+    at = np.clip(np.asarray(at, float), points[0], points[-1])
+    found = np.exp(np.interp(np.log(at), np.log(points), np.log(values)))
     # A point itself is exact: exp(log(x)) need not be.
-    index = np.clip(np.searchsorted(points, at), 0, len(points) - 1)
+    index = np.searchsorted(points, at)
     return np.where(points[index] == at, values[index], found)
 
 
@@ -98,7 +98,7 @@ class Sram:
         return found * banks * beside
 
     def outside(self, capacity, bits) -> np.ndarray:
-        """Return where a capacity or a width is beyond the points, bool; a single one has no ends."""
+        """Return where a capacity or a width is beyond the points, bool; one point has no ends."""
         sizes = [size for one in self.points.values() for size in one["capacity"]]
         found = np.zeros((), bool)
         for value, points in ((capacity, sizes), (bits, self.widths)):

@@ -155,7 +155,7 @@ def _rows(report: Report, name: str) -> Iterator[list]:
         moved, spread = step.traffic[one], report.per_layer
         numbers = [counts.get(count, 0) for count in COUNTS] + [step.stalls[one]] + [
             moved.bytes.get(operand, 0) for operand in MOVED_TITLES] + [moved.again]
-        columns = [_plain(spread(value).tolist()) for value in numbers]
+        columns = [[_plain(one) for one in spread(value).tolist()] for value in numbers]
         reasons = [REASONS[int(index)] for index in spread(moved.reason)]
         energies = [value.tolist() for value in report.energy(name, one).values()]
         for index, layer in enumerate(report.network.layers):

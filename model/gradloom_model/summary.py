@@ -17,11 +17,13 @@ from .memory import REASONS
 from .schedules import BASELINE, SCHEDULES
 
 __all__ = [
-    "COMPONENT_TITLES", "MOVED_TITLES", "NOTES", "OPERANDS", "Report", "Summary", "again",
-    "amount", "assumption_texts", "joules", "operator_lines", "short_reason", "titles", "versions",
+    "COMPONENT_TITLES", "MOVED_TITLES", "NOTES", "OPERANDS", "RESIDENT", "SHORT_REASONS", "Report",
+    "Summary", "again", "amount", "assumption_texts", "energy_unit", "joules", "operator_lines",
+    "short_reason", "titles", "versions",
 ]
 
-RESIDENT = REASONS.index("nothing moves: the network stays in the buffers")
+RESIDENT = next(index for index, text in enumerate(REASONS) if text.startswith("nothing moves"))
+"""Reason why nothing comes again, since nothing comes at all."""
 
 OPERANDS = {
     "x": "X and Y", "d": "D and dX", "w": "W", "dw": "dW", "state": "optimizer state",
@@ -56,6 +58,9 @@ NOTES = (
 )
 """What the numbers are not."""
 
+JOULES = ((1e12, "J"), (1e9, "mJ"), (1e6, "uJ"), (1e3, "nJ"))
+"""Units of energy in pJ."""
+
 STEPS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -77,10 +82,18 @@ def joules(value: float, unit: str) -> str:
     """Return an energy that is given in pJ, or in units of one operation."""
     if unit != "pJ":
         return f"{amount(value)} {unit}"
-    for size, name in ((1e12, "J"), (1e9, "mJ"), (1e6, "uJ"), (1e3, "nJ")):
+    for size, name in JOULES:
         if abs(value) >= 0.99995 * size:
             return f"{_three(value / size)} {name}"
     return f"{_three(value)} pJ"
+
+
+def energy_unit(report: "Report") -> tuple[float, str]:
+    """Return the unit for the energies of an estimate, in that of the table, and its name."""
+    highest = max(sum(one.energy.values()) for one in report.summaries.values())
+    if report.table.unit != "pJ":
+        return 1, report.table.unit
+    return next(((size, name) for size, name in JOULES if highest >= size), (1, "pJ"))
 
 
 def versions() -> dict[str, str]:
@@ -237,7 +250,8 @@ class Report:
         counts, cycles = step.counts, float(step.cycles.sum())
         macs = float(counts["macs"].sum())
         return Summary(
-            schedule=name, title=titles()[name], cycles=cycles, stalls=float(step.stall_cycles.sum()),
+            schedule=name, title=titles()[name], cycles=cycles,
+            stalls=float(step.stall_cycles.sum()),
             ratio=float(self.step(BASELINE).cycles.sum()) / cycles, macs=macs,
             utilization=macs / (cycles * self.cells),
             accesses=_sums(self.accesses(counts)), dram=_sums(self.dram(name)),
@@ -260,7 +274,7 @@ def short_reason(step: StepCost, layer: int) -> str:
     """Return in few words what of a layer DRAM moves again, and how often it comes."""
     found: dict[str, list[str]] = {}
     for name, times, reason in again(step, layer):
-        text = SHORT_REASONS[reason] if reason == RESIDENT else f"{SHORT_REASONS[reason]} x{times:g}"
+        text = SHORT_REASONS[reason] + ("" if reason == RESIDENT else f" x{times:g}")
         found.setdefault(text, []).append(_UNITS[name])
     return "; ".join(text if text == SHORT_REASONS[RESIDENT] else f"{'/'.join(names)}: {text}"
                      for text, names in found.items())
@@ -273,5 +287,4 @@ def titles() -> dict[str, str]:
     for name, schedule in SCHEDULES.items():
         before = f"{before} {schedule.title}" if schedule.title[0] == "+" else schedule.title
         found[name] = before
-    return found | {BEST: ("whichever is fastest for each layer and direction, with skipped "
-                           "samples and fused updates where it can have them")}
+    return found | {BEST: "for each layer the fastest of them, with skip and fused updates"}

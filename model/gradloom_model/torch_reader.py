@@ -153,7 +153,7 @@ def _run(module: torch.nn.Module, arguments: tuple[Any, ...], named: dict[str, A
         if isinstance(leaf, torch.Tensor):
             recorder.trace(leaf, Trace(stored=False))
     with ExitStack() as stack:
-        stack.enter_context(_restored(module))
+        stack.enter_context(_restored(module, copy=not fake))
         stack.enter_context(_portable())
         stack.enter_context(torch.no_grad())
         module.eval()
@@ -167,10 +167,16 @@ def _run(module: torch.nn.Module, arguments: tuple[Any, ...], named: dict[str, A
 
 
 @contextmanager
-def _restored(module: torch.nn.Module) -> Iterator[None]:
-    """Give all submodules the attributes back that they had, the training flag among them."""
+def _restored(module: torch.nn.Module, *, copy: bool) -> Iterator[None]:
+    """Give all submodules the attributes back that they had, the training flag among them.
+
+    Shapes alone cannot change a tensor; where numbers run, they get copies.
+    """
     before = [(submodule, dict(submodule.__dict__)) for submodule in module.modules()]
     try:
+        for submodule, attributes in before if copy else ():
+            submodule.__dict__.update((key, value.clone()) for key, value in attributes.items()
+                                      if isinstance(value, torch.Tensor))
         yield
     finally:
         for submodule, attributes in before:
@@ -182,12 +188,18 @@ def _restored(module: torch.nn.Module) -> Iterator[None]:
 def _portable() -> Iterator[None]:
     """Keep PyTorch from fusing whole layers into one operator of a library."""
     fast = torch.backends.mha.get_fastpath_enabled()
+    # Their flags() would set, and warn about, what is none of our business.
+    libraries: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn)
+    enabled = [library.enabled for library in libraries]
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.backends.mkldnn.flags(enabled=False), torch.backends.cudnn.flags(enabled=False):
-            yield
+        for library in libraries:
+            library.enabled = False
+        yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+        for library, before in zip(libraries, enabled):
+            library.enabled = before
 
 
 class _Converter:
@@ -288,7 +300,7 @@ class _Recorder(TorchDispatchMode):
             return called
         if origin and origin.startswith(f"{path}." if path else ""):
             return origin.removesuffix(".weight")
-        return f"{called}.{operator.strip('_')}"
+        return called if "attention" in operator else f"{called}.{operator.strip('_')}"
 
     def _other(self, operator: str, known: bool) -> None:
         path, module = self._running[-1] if self._running else ("", None)

@@ -142,16 +142,16 @@ class Values:
             stored=True, trained=trained and tensor.data_type in FLOATS and elements > 1)
 
     def _contents(self, tensor: TensorProto) -> np.ndarray | None:
-        if uses_external_data(tensor):
-            # A copy, since loading changes it; a file left behind is missed only by shapes.
-            copy = TensorProto()
-            copy.CopyFrom(tensor)
-            try:
-                load_external_data_for_tensor(copy, str(self._folder))
-            except (OSError, ValueError, onnx.checker.ValidationError):
-                return None
-            tensor = copy
-        return numpy_helper.to_array(tensor)
+        if not uses_external_data(tensor):
+            return numpy_helper.to_array(tensor)
+        copy = TensorProto()  # since loading changes it
+        copy.CopyFrom(tensor)
+        try:
+            load_external_data_for_tensor(copy, str(self._folder))
+            copy.data_location = TensorProto.DEFAULT  # which older versions of onnx forget
+            return numpy_helper.to_array(copy)
+        except (OSError, ValueError, onnx.checker.ValidationError):
+            return None  # only shapes can miss it
 
     def follow(self, node: onnx.NodeProto, *, trained: bool, stored: bool,
                shape: tuple[int, ...] | None = None) -> None:

@@ -317,6 +317,15 @@ def test_weights_may_be_on_the_meta_device():
     assert read_torch(module, torch.zeros(2, 100_000)).macs == 10 ** 10
 
 
+def test_asking_for_contents_needs_contents():
+    with torch.device("meta"):
+        module = Counter(ask=True)
+    with pytest.raises(ValueError, match=r"Module Counter asks for the contents of tensors "
+                                         r"\(aten._local_scalar_dense.default\), but its weights "
+                                         "are on the meta device; build it on the CPU"):
+        read_torch(module, torch.ones(2, 5))
+
+
 ERRORS = {
     "no module": (nn.Linear, torch.zeros(1), {}, TypeError, "A torch.nn.Module is needed, not"),
     "no tensor": (nn.Linear(5, 3), (3,), {}, TypeError, r"must hold a tensor, not only \(3,\)"),

@@ -117,6 +117,9 @@ def read_onnx(path: str | PathLike[str], batch: int | None = 1,
     reader = _Reader(values, binding.batch)
     try:
         reader.walk(model.graph)
+        unknown = [f"{other.name} ({other.operator})" for other in reader.others if not other.known]
+        if unknown and not reader.layers:
+            raise ValueError(f"no layer is known that multiplies, but {', '.join(unknown)}")
         return Network(path.stem, reader.layers, reader.others)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error

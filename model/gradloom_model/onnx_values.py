@@ -142,16 +142,16 @@ class Values:
             stored=True, trained=trained and tensor.data_type in FLOATS and elements > 1)
 
     def _contents(self, tensor: TensorProto) -> np.ndarray | None:
-        if uses_external_data(tensor):
-            # A copy, since loading changes it; a file left behind is missed only by shapes.
-            copy = TensorProto()
-            copy.CopyFrom(tensor)
-            try:
-                load_external_data_for_tensor(copy, str(self._folder))
-            except (OSError, ValueError, onnx.checker.ValidationError):
-                return None
-            tensor = copy
-        return numpy_helper.to_array(tensor)
+        if not uses_external_data(tensor):
+            return numpy_helper.to_array(tensor)
+        copy = TensorProto()  # since loading changes it
+        copy.CopyFrom(tensor)
+        try:
+            load_external_data_for_tensor(copy, str(self._folder))
+            copy.data_location = TensorProto.DEFAULT  # which older versions of onnx forget
+            return numpy_helper.to_array(copy)
+        except (OSError, ValueError, onnx.checker.ValidationError):
+            return None  # only shapes can miss it
 
     def follow(self, node: onnx.NodeProto, *, trained: bool, stored: bool,
                shape: tuple[int, ...] | None = None) -> None:
@@ -202,9 +202,11 @@ class Values:
         data = {name: numpy_helper.from_array(contents, name) for name in known
                 if (contents := self[name].data) is not None}
         try:
-            return onnx.shape_inference.infer_node_outputs(
+            inferred = onnx.shape_inference.infer_node_outputs(
                 schema, node, known, data, opset_imports=self._opsets,
                 ir_version=self._ir_version)
+            _check_reshape(node, known, inferred)
+            return inferred
         except (onnx.shape_inference.InferenceError, RuntimeError) as error:
             if all(_dimensions(self._bound(self._declared.get(name))) is not None
                    for name in filter(None, node.output)):
@@ -252,6 +254,18 @@ class Values:
         value = self._values[name]
         self._values[name] = Value(type=value.type, data=data, stored=value.stored,
                                    trained=value.trained, lost=value.lost)
+
+
+def _check_reshape(node: onnx.NodeProto, known: dict[str, TypeProto],
+                   inferred: dict[str, TypeProto]) -> None:
+    """Raise what onnx, which does not compare the numbers of elements, would have to raise."""
+    if node.op_type != "Reshape":
+        return
+    before = _dimensions(known.get(node.input[0]))
+    after = _dimensions(inferred.get(node.output[0]))
+    if before is not None and after is not None and prod(before) != prod(after):
+        raise onnx.shape_inference.InferenceError(
+            f"{prod(before)} elements do not make the shape {after}")
 
 
 def _run(node: onnx.NodeProto, inputs: dict[str, np.ndarray | None],

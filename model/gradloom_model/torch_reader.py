@@ -80,7 +80,8 @@ def read_torch(module: torch.nn.Module, example: Example, *, batch_axis: int | N
     TypeError
         If the module is none, or the example holds no tensor.
     ValueError
-        If the first tensor of the example has no such axis or no samples, or nothing multiplies.
+        If the first tensor of the example has no such axis or no samples, nothing multiplies, or
+        the module asks for contents that the meta device does not have.
     """
     if not isinstance(module, torch.nn.Module):
         raise TypeError(f"A torch.nn.Module is needed, not {module!r}")
@@ -88,7 +89,11 @@ def read_torch(module: torch.nn.Module, example: Example, *, batch_axis: int | N
     name = type(module).__name__ if name is None else name
     try:
         recorder = _run(module, arguments, named, fake=True)
-    except NEEDS_CONTENTS:
+    except NEEDS_CONTENTS as error:
+        if any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers())):
+            raise ValueError(
+                f"Module {name} asks for the contents of tensors ({error}), but its weights are "
+                "on the meta device; build it on the CPU") from error
         recorder = _run(module, arguments, named, fake=False)
     except Exception as error:
         shapes = [tuple(leaf.shape) for leaf in tree_leaves((arguments, named))
@@ -153,7 +158,7 @@ def _run(module: torch.nn.Module, arguments: tuple[Any, ...], named: dict[str, A
         if isinstance(leaf, torch.Tensor):
             recorder.trace(leaf, Trace(stored=False))
     with ExitStack() as stack:
-        stack.enter_context(_restored(module))
+        stack.enter_context(_restored(module, copy=not fake))
         stack.enter_context(_portable())
         stack.enter_context(torch.no_grad())
         module.eval()
@@ -167,10 +172,16 @@ def _run(module: torch.nn.Module, arguments: tuple[Any, ...], named: dict[str, A
 
 
 @contextmanager
-def _restored(module: torch.nn.Module) -> Iterator[None]:
-    """Give all submodules the attributes back that they had, the training flag among them."""
+def _restored(module: torch.nn.Module, *, copy: bool) -> Iterator[None]:
+    """Give all submodules the attributes back that they had, the training flag among them.
+
+    Shapes alone cannot change a tensor; where numbers run, they get copies.
+    """
     before = [(submodule, dict(submodule.__dict__)) for submodule in module.modules()]
     try:
+        for submodule, attributes in before if copy else ():
+            submodule.__dict__.update((key, value.clone()) for key, value in attributes.items()
+                                      if isinstance(value, torch.Tensor))
         yield
     finally:
         for submodule, attributes in before:
@@ -182,12 +193,18 @@ def _restored(module: torch.nn.Module) -> Iterator[None]:
 def _portable() -> Iterator[None]:
     """Keep PyTorch from fusing whole layers into one operator of a library."""
     fast = torch.backends.mha.get_fastpath_enabled()
+    # Their flags() would set, and warn about, what is none of our business.
+    libraries: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn)
+    enabled = [library.enabled for library in libraries]
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.backends.mkldnn.flags(enabled=False), torch.backends.cudnn.flags(enabled=False):
-            yield
+        for library in libraries:
+            library.enabled = False
+        yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+        for library, before in zip(libraries, enabled):
+            library.enabled = before
 
 
 class _Converter:
@@ -288,7 +305,7 @@ class _Recorder(TorchDispatchMode):
             return called
         if origin and origin.startswith(f"{path}." if path else ""):
             return origin.removesuffix(".weight")
-        return f"{called}.{operator.strip('_')}"
+        return called if "attention" in operator else f"{called}.{operator.strip('_')}"
 
     def _other(self, operator: str, known: bool) -> None:
         path, module = self._running[-1] if self._running else ("", None)

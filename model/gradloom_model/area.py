@@ -16,10 +16,11 @@ from .assumptions import Assumptions
 from .energy import buffers
 from .sram import cacti, data_rows, data_text
 
-__all__ = ["IsoArea", "array_area", "buffer_area", "fit_errors", "gate_area", "iso_area", "kinds",
-           "machine_area", "provenance"]
+__all__ = ["IsoArea", "array_area", "buffer_area", "coefficients", "fit_errors", "gate_area",
+           "iso_area", "kinds", "machine_area", "provenance"]
 
-TERMS = ("cell", "cell_bit", "row_edge", "row_edge_bit", "column_edge", "constant")
+CELL_TERMS = ("cell", "cell_bit")
+EDGE_TERMS = ("west", "west_bit", "north", "north_bit", "row", "column", "constant")
 """What the fit has coefficients for, in gate equivalents: see `_terms`."""
 
 
@@ -58,6 +59,7 @@ class _Measured:
     rows: np.ndarray
     columns: np.ndarray
     fitted: np.ndarray
+    cell: np.ndarray
     area: np.ndarray
 
 
@@ -71,6 +73,7 @@ def _measured() -> dict[str, _Measured]:
             rows=np.array([int(row["rows"]) for row in mine]),
             columns=np.array([int(row["columns"]) for row in mine]),
             fitted=np.array([row["fitted"] == "1" for row in mine]),
+            cell=np.array([float(row["cell_ge"]) for row in mine]),
             area=np.array([float(row["array_ge"]) for row in mine]))
     return found
 
@@ -86,28 +89,35 @@ def kinds() -> tuple[str, ...]:
     return tuple(_measured())
 
 
-def _terms(rows, columns) -> np.ndarray:
-    """Return the terms of the fit, along a last axis.
+def _terms(rows, columns) -> tuple[np.ndarray, np.ndarray]:
+    """Return the terms of a cell and those of the edges, along a last axis.
 
     Bits are what sums grow by over a product: the logarithm of the longer edge, rounded up. An edge
-    of n skews its elements by 0 to n - 1 cycles.
+    of n skews its elements by 0 to n - 1 cycles: those of the rows take and give sums, those of the
+    columns sums and operands.
     """
     rows, columns = np.broadcast_arrays(np.asarray(rows, float), np.asarray(columns, float))
-    bits = np.ceil(np.log2(np.maximum(rows, columns)))
-    cells, west, north = rows * columns, rows * (rows - 1) / 2, columns * (columns - 1) / 2
-    return np.stack([cells, cells * bits, west, west * bits, north, np.ones_like(cells)], axis=-1)
+    bits, one = np.ceil(np.log2(np.maximum(rows, columns))), np.ones_like(rows)
+    west, north = rows * (rows - 1) / 2, columns * (columns - 1) / 2
+    return (np.stack([one, bits], axis=-1),
+            np.stack([west, west * bits, north, north * bits, rows, columns, one], axis=-1))
 
 
 @lru_cache(maxsize=16)
-def _fit(kind: str) -> np.ndarray:
-    """Return the coefficients of least relative error over the sizes that are fitted."""
+def _fit(kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the coefficients of cells, then of what is left, over the sizes that are fitted.
+
+    Edges are fitted for the least error relative to the whole array.
+    """
     if kind not in _measured():
         raise ValueError(f"unknown kind of array {kind!r}; choose from {', '.join(kinds())}")
-    measured = _measured()[kind]
-    use = measured.fitted
-    area = measured.area[use]
-    terms = _terms(measured.rows[use], measured.columns[use])
-    return np.linalg.lstsq(terms / area[:, None], np.ones_like(area), rcond=None)[0]
+    one = _measured()[kind]
+    rows, columns, cell, area = (value[one.fitted] for value in (
+        one.rows, one.columns, one.cell, one.area))
+    cells, edges = _terms(rows, columns)
+    edge = (area - rows * columns * cell) / area
+    return (np.linalg.lstsq(cells, cell, rcond=None)[0],
+            np.linalg.lstsq(edges / area[:, None], edge, rcond=None)[0])
 
 
 def array_area(kind: str, rows, columns) -> np.ndarray:
@@ -125,20 +135,29 @@ def array_area(kind: str, rows, columns) -> np.ndarray:
     ValueError
         If there is no such kind.
     """
-    return _terms(rows, columns) @ _fit(kind)
+    (cells, edges), (of_cell, of_edges) = _terms(rows, columns), _fit(kind)
+    return np.asarray(rows) * np.asarray(columns) * (cells @ of_cell) + edges @ of_edges
 
 
 def coefficients(kind: str) -> dict[str, float]:
     """Return the coefficients of the fit, in gate equivalents."""
-    return dict(zip(TERMS, _fit(kind).tolist()))
+    return dict(zip(CELL_TERMS + EDGE_TERMS, np.concatenate(_fit(kind)).tolist()))
 
 
-def fit_errors(kind: str) -> dict[tuple[int, int], float]:
-    """Return the relative error of the fit at every size measured, by rows and columns."""
+def fit_errors(kind: str, *, fitted: bool) -> dict[tuple[int, int], float]:
+    """Return the relative errors at sizes measured, by rows and columns.
+
+    Parameters
+    ----------
+    kind : str
+    fitted : bool
+        At the sizes that the fit uses, or at the larger ones that it does not.
+    """
     _fit(kind)
     one = _measured()[kind]
     error = array_area(kind, one.rows, one.columns) / one.area - 1
-    return dict(zip(zip(one.rows.tolist(), one.columns.tolist()), error.tolist()))
+    return {(int(rows), int(columns)): float(value) for rows, columns, value, used in zip(
+        one.rows, one.columns, error, one.fitted) if used == fitted}
 
 
 @lru_cache(maxsize=8)
@@ -179,6 +198,9 @@ def machine_area(kind: str, a: Assumptions, nm: int) -> float:
 def iso_area(kind_from: str, rows: int, columns: int, kind_to: str, *, square: bool = False,
              a: Assumptions | None = None, nm: int = 65) -> IsoArea:
     """Return the largest array of one kind in the area of another.
+
+    With buffers, whose area jumps with the width of a word, it is one that fits while the next
+    larger one does not.
 
     Parameters
     ----------

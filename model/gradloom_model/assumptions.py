@@ -7,7 +7,7 @@ from gradloom_golden.config import Config
 __all__ = ["Assumptions"]
 
 CHOICES = {
-    "folds": ("serial", "chained", "hidden"),
+    "folds": ("serial", "chained", "hidden", "ideal"),
     "taps": ("first", "never", "always"),
     "groups": ("diagonal", "dense"),
     "stationary": ("best", "x", "d"),
@@ -36,7 +36,7 @@ class Assumptions:
         "serial": every tile pays its load, its skew and, if `os_drain`, its drain (SCALE-Sim).
         "chained": a drain shares its shifts with the next load, the rest shows (this machine
         without overlap). "hidden": loads and drains hide behind tiles of 2R slots and more (this
-        machine with overlap).
+        machine with overlap). "ideal": behind tiles of any length.
     os_drain : bool
         Serial output-stationary tiles take R cycles to leave.
     taps : str

@@ -30,9 +30,12 @@ def _stretch(a: Assumptions, *bits) -> Amounts:
 
 
 def _timed(work: Work, a: Assumptions, folds: str, chunks: Chunks, tiles, slots_of, *,
-           loads: bool, drains: bool, extra: Amounts = 0,
+           loads: bool, drains: bool, stays=None, extra: Amounts = 0,
            stretch: Amounts = 1) -> dict[str, np.ndarray]:
-    """Return cycles, passes and slots of all chunks; `slots_of` gives those of a tile."""
+    """Return cycles, passes and slots of all chunks.
+
+    `slots_of` gives the slots of a tile, `stays` those of them whose sums stay in the cells.
+    """
     parts = work.parts
 
     def cycles(steps):
@@ -41,11 +44,12 @@ def _timed(work: Work, a: Assumptions, folds: str, chunks: Chunks, tiles, slots_
             drains=drains, os_drain=a.os_drain))
 
     streams = work.rows > 0
-    return {
+    found = {
         "cycles": np.where(streams, chunks.sum(cycles), 0),
         "passes": np.where(streams, chunks.count * parts, 0),
         "slots": chunks.sum(lambda steps: tiles * slots_of(steps)),
     }
+    return found | ({"os_slots": chunks.sum(lambda steps: tiles * stays(steps))} if stays else {})
 
 
 def _sums(a: Assumptions, amount) -> dict[str, np.ndarray]:
@@ -181,7 +185,8 @@ def _os(work: Work, a: Assumptions, folds: str, tiles, depth) -> dict[str, np.nd
     chunks = Chunks.of(depth, np.maximum(depth, 1), None)
     stretch = _stretch(a, (a.rows, 8), (a.columns, np.maximum(8, a.gradient_bits)))
     return _timed(work, a, folds, chunks, tiles, lambda steps: steps, loads=False, drains=True,
-                  stretch=stretch) | {"macs": work.macs, "products": work.macs}
+                  stretch=stretch, stays=lambda steps: steps) | {
+                      "macs": work.macs, "products": work.macs}
 
 
 def os_weight_gradient(work: Work, a: Assumptions, folds: str, *, lanes: Amounts = 1,
@@ -211,7 +216,7 @@ def os_weight_gradient(work: Work, a: Assumptions, folds: str, *, lanes: Amounts
     def slots(steps):
         return np.where(lanes > 1, ceil_div(steps, lanes) * lanes + 1, steps)
 
-    found = _timed(work, a, folds, chunks, tiles, slots, loads=loads, drains=True,
+    found = _timed(work, a, folds, chunks, tiles, slots, loads=loads, drains=True, stays=slots,
                    extra=np.where(patches, 1, 0) if folds == "chained" else 0, stretch=stretch)
     found |= {
         "macs": work.macs, "products": work.macs // lanes,
@@ -279,15 +284,16 @@ def both_gradients(work: Work, a: Assumptions, folds: str, *, interleaved: bool,
     n = _padded(work.n, n_tiles, a.columns, a)
     chunks = work.chunks(a.steps)
 
-    def slots(steps):
+    def products(steps):
         groups = ceil_div(steps, lanes)
-        if interleaved:
-            return groups * (lanes + 1)
-        return steps + np.where(lanes > 1, groups * lanes + 1, steps)
+        return groups if interleaved else np.where(lanes > 1, groups * lanes + 1, steps)
+
+    def slots(steps):
+        return products(steps) + (ceil_div(steps, lanes) * lanes if interleaved else steps)
 
     found = _timed(
         work, a, folds, chunks, work.copies * k_tiles * work.taps * n_tiles, slots,
-        loads=True, drains=True, stretch=_stretch(
+        loads=True, drains=True, stays=products, stretch=_stretch(
             a, (a.columns, a.gradient_bits), (a.rows, 8), (a.rows, a.sum_bits)))
     d = work.copies * work.meetings * n * k_tiles
     found |= {

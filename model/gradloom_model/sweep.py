@@ -18,7 +18,7 @@ from .layers import Network
 from .schedules import SCHEDULES
 from .work import UNLIMITED, Products
 
-__all__ = ["Point", "Result", "grid", "sweep"]
+__all__ = ["Point", "Result", "grid", "stacked", "sweep"]
 
 STACKED = 512
 """Configurations of one stack; more gain no time and take memory."""
@@ -133,8 +133,8 @@ def _shared(a: Assumptions) -> tuple:
 
 def _stack(points: Sequence[Point]) -> Iterator[Result]:
     first = points[0]
-    stacked = cast(Assumptions, _Stacked([point.assumptions for point in points]))
-    step = step_cost(first.schedule, Products(geometry(first.network), stacked))
+    machines = stacked([point.assumptions for point in points])
+    step = step_cost(first.schedule, Products(geometry(first.network), machines))
     shape = len(points), len(first.network.layers)
     totals = {name: np.broadcast_to(value, shape).sum(axis=1) for name, value in (
         ("cycles", step.cycles), ("stall_cycles", step.stall_cycles),
@@ -142,6 +142,14 @@ def _stack(points: Sequence[Point]) -> Iterator[Result]:
         ("macs", step.counts["macs"]))}
     for index, point in enumerate(points):
         yield Result(point=point, **{name: float(value[index]) for name, value in totals.items()})
+
+
+def stacked(members: Sequence[Assumptions]) -> Assumptions:
+    """Return what reads like the assumptions of one machine, its numbers arrays of shape (n, 1).
+
+    All members share words and switches.
+    """
+    return cast(Assumptions, _Stacked(members))
 
 
 class _Stacked:

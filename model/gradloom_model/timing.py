@@ -8,6 +8,7 @@ serial     n (R + S + R + C - 2), with R more where results drain and that is co
 chained    R + n S + (n - 1)(2R - 1) + R + C, with drain 2R - 1 + C at the end
 hidden     R + 1 + (n - 1) max(S, 2R) + S + R + C, with drain max(S, 2R) for every
            tile of several, and 2R - 1 + C at the end
+ideal      R + 1 + n S + R + C, with drain 2R - 1 + C at the end
 =========  ==========================================================================
 
 Without weights to load (output-stationary only), the first R (R + 1) and the R of each fold fall
@@ -26,7 +27,7 @@ def pass_cycles(folds: str, rows, columns, tiles, slots, *, loads: bool, drains:
     Parameters
     ----------
     folds : str
-        "serial", "chained" or "hidden".
+        "serial", "chained", "hidden" or "ideal".
     rows, columns, tiles, slots : int arrays
         That broadcast; `slots` are those of a tile.
     loads, drains : bool
@@ -42,7 +43,7 @@ def pass_cycles(folds: str, rows, columns, tiles, slots, *, loads: bool, drains:
         if folds == "chained":
             found = rows * loads + tiles * slots + (tiles - 1) * (2 * rows - 1) + last
         else:
-            hiding = np.maximum(slots, 2 * rows)
+            hiding = np.maximum(slots, 2 * rows) if folds == "hidden" else slots
             final = np.where(tiles > 1, hiding, slots) if drains else slots
             found = (rows + 1) * loads + (tiles - 1) * hiding + final + last
     return np.where(np.minimum(tiles, slots) > 0, found, 0)

@@ -50,10 +50,10 @@ def to_html(report: Report) -> str:
         _top(report), _ideas(), _schedules(report), _savings(report, drawn),
         _limits(report, drawn), _layers(report, drawn), _dram(report, drawn),
         _energy(report, drawn), _sensitivity(report, drawn), _assumptions(report), _not(report)])
+    specs = [{"name": one.name, "height": one.height, "width": one.width, "data": one.data,
+              "layout": one.layout} for one in drawn]
     # "</" would end the element that holds the data.
-    data = json.dumps([{
-        "name": one.name, "height": one.height, "width": one.width, "data": one.data,
-        "layout": one.layout} for one in drawn], allow_nan=False, separators=(",", ":")).replace("</", "<\\/")
+    data = json.dumps(specs, allow_nan=False, separators=(",", ":")).replace("</", "<\\/")
     title = f"Training {report.network.name}: GradLoom estimate"
     return "\n".join([
         "<!DOCTYPE html>", '<html lang="en">', "<head>", '<meta charset="utf-8">',
@@ -171,9 +171,10 @@ def _schedules(report: Report) -> str:
         "schedules",
         _p(f"Gains are the baseline's, <i>{BASELINE}</i>, over those of the schedule: above 1 is "
            "better. Use is products over cycles times cells, with all products of a packed word "
-           "counted, so that lanes may pass 100 %. Stalls wait for DRAM."),
+           "counted, so that lanes may pass 100 %. Stalls wait for DRAM. Energies are by the table "
+           f"{escape(report.table.name)}."),
         _table(["schedule", "cycles", "gain", "stalls", "use", "accesses", "gain", "DRAM",
-                f"energy ({escape(report.table.name)})", "gain", "what it is"], rows,
+                "energy", "gain", "what it is"], rows,
                kinds={0: "", 10: "wide"}, base=_named(BASELINE)))
 
 

@@ -38,7 +38,7 @@ STYLES = {
     "interleaved": ("#3581C4", "solid", "square"),
     "fused": ("#009E73", "dash", "diamond"),
     "skip": ("#CC79A7", "solid", "triangle-up"),
-    "lanes": ("#D55E00", "solid", "circle"),
+    "lanes": ("#D55E00", "solid", "pentagon"),
     "best": ("#8467D7", "dot", "star"),
 }
 """Colour, dash and symbol of each schedule; after Okabe and Ito, on light and on dark ground."""
@@ -285,7 +285,7 @@ def savings(report: Report) -> list[Chart]:
     """Return what each idea saves, in cycles, accesses and energy."""
     a = report.assumptions
     steps = {BASELINE: BASELINE}
-    if a.folds == "hidden":
+    if a.folds in ("hidden", "ideal"):
         steps["double-buffered"] = "hide loads"
     steps |= {"back-to-back": "one load a tile", "interleaved": "share D",
               "fused": "fused update", "skip": f"skip {a.skip:.0%}",

@@ -6,8 +6,7 @@ from html import escape
 from importlib import resources
 
 import numpy as np
-
-from gradloom_host.missing import require
+from plotly.offline import get_plotlyjs
 
 from . import charts
 from .charts import STYLES, Chart
@@ -43,8 +42,6 @@ SECTIONS = {
 
 def to_html(report: Report) -> str:
     """Return the page."""
-    # Offline is the name of the module that knows the JavaScript.
-    script = require("plotly.offline", "all").get_plotlyjs()
     drawn: list[Chart] = []
     body = "\n".join([
         _top(report), _ideas(), _schedules(report), _savings(report, drawn),
@@ -61,7 +58,7 @@ def to_html(report: Report) -> str:
         f"<title>{escape(title)}</title>", f"<style>\n{_file('style.css')}</style>", "</head>",
         f"<body>\n{body}",
         f'<script type="application/json" id="charts">{data}</script>',
-        f"<script>{script}</script>", f"<script>\n{_file('script.js')}</script>",
+        f"<script>{get_plotlyjs()}</script>", f"<script>\n{_file('script.js')}</script>",
         "</body>", "</html>", ""])
 
 
@@ -131,8 +128,8 @@ def _top(report: Report) -> str:
     links = "".join(f'<a href="#{name}">{title}</a>' for name, title in SECTIONS.items())
     return "\n".join([
         f"<h1>Training {escape(network.name)} on a {a.rows} x {a.columns} array</h1>",
-        _p(f"{report.layers} layers, {network.macs / 1e9:,.4g} GMACs a sample forward, "
-           f"{network.weights / 1e6:,.4g} M weights; batches of {a.batch}. An estimate of one "
+        _p(f"{report.layers} layers, {amount(network.macs, 'MACs')} a sample forward, "
+           f"{amount(network.weights)} weights; batches of {a.batch}. An estimate of one "
            "training step: forward pass, both gradients, update of the weights."),
         _p(f"Made by <code>gradloom estimate</code> ({escape(installed)}).", "soft"),
         operators, f'<div class="cards">{shown}</div>', f"<nav>{links}</nav>"])

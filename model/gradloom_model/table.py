@@ -70,14 +70,14 @@ def print_report(console: Console, report: Report, schedules: Sequence[str], *,
 
 def _lines(console: Console, lines: Iterable[str], indent: int = 0) -> None:
     for line in lines:
-        console.print(Padding(Text(line), (0, 0, 0, indent)))
+        console.print(Padding(Text(line), (0, 0, 0, indent), expand=False))
 
 
 def _head(report: Report) -> list[str]:
     network, a = report.network, report.assumptions
     parts = (network.name, f"{report.layers} layers",
-             f"{network.macs / 1e9:,.4g} GMACs a sample forward",
-             f"{network.weights / 1e6:,.4g} M weights",
+             f"{amount(network.macs, 'MACs')} a sample forward",
+             f"{amount(network.weights)} weights",
              f"{a.rows} x {a.columns} array", f"batch {a.batch}")
     return [", ".join(parts), *operator_lines(network)]
 

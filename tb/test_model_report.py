@@ -449,6 +449,10 @@ def test_sensitivity_meets_the_estimate_at_its_own_batch_and_array():
         for trace in found[chart].data:
             at = trace["y"][trace["x"].index(place)]
             assert at == pytest.approx(report.summaries[trace["name"]].cycles / 4, rel=1e-4)
+    large = _report(network, Assumptions(rows=16, columns=16, batch=4))
+    for trace in found["gain-by-array"].data:
+        at = trace["y"][trace["x"].index(16)]
+        assert at == pytest.approx(large.summaries[trace["name"]].ratio, rel=1e-4)
     for trace in found["gain-by-batch"].data:
         at = trace["y"][trace["x"].index(4)]
         assert at == pytest.approx(report.summaries[trace["name"]].ratio, rel=1e-4)

@@ -111,6 +111,14 @@ def test_gates_settle_behind_what_drives_them():
     assert np.array_equal(nets[5], 1 - value)
 
 
+def test_an_inverted_output_of_a_register_is_inverted():
+    inverted = LIBRARY.replace('function : "IQ"', 'function : "IQN"')
+    netlist = power._Netlist(inverter(), cell_functions(inverted))
+    nets: dict = {3: np.arange(power.LANES, dtype=np.uint8) % 2}
+    netlist.clock(nets)
+    assert np.array_equal(nets[5], 1 - nets[3])
+
+
 def test_names_a_cell_without_function():
     module = inverter()
     module["cells"]["n"]["type"] = "MAGIC"

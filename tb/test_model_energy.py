@@ -3,6 +3,7 @@
 import csv
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,7 +61,7 @@ def only(counts, table, a=A, **more):
 
 
 def test_every_table_says_where_its_figures_are_from():
-    assert tables() == ("aladdin45", "aladdin65", "eyeriss65", "horowitz45")
+    assert tables() == ("aladdin45", "aladdin65", "eyeriss65", "gradloom130", "horowitz45")
     for name in tables():
         table = load(name)
         assert min(len(table.source), len(table.checked), len(table.limits)) > 20
@@ -174,7 +175,8 @@ def test_stays_between_neighbouring_points(nm):
         for quantity in ("read", "write"):
             for low in range(len(points["capacity"]) - 1):
                 ends, values = (points[key][low:low + 2] for key in ("capacity", quantity))
-                found = cacti(nm).per_byte(quantity, np.linspace(*ends, 7), width) * width / 8
+                between = np.linspace(ends[0], ends[1], 7)
+                found = cacti(nm).per_byte(quantity, between, width) * width / 8
                 steps = np.diff(found) * np.sign(values[1] - values[0])
                 assert np.all(steps > 0)
                 assert found[[0, -1]].tolist() == list(values)
@@ -288,7 +290,7 @@ def test_arrays_of_assumptions_give_what_each_gives(tmp_path):
                                activation_kb=float(kb), steps=steps, port=port)
                 for rows, columns, gradient_bits, kb, steps, port in (
                     (4, 8, 8, 3, 64, 16), (32, 16, 16, 256, 1024, 64), (48, 300, 8, 9000, 7, 999))]
-    many = SimpleNamespace(**{
+    many: Any = SimpleNamespace(**{
         name: np.array([[getattr(one, name)] for one in machines]) for name in (
             "rows", "columns", "gradient_bits", "sum_bits", "activation_kb", "gradient_kb",
             "weight_kb", "steps", "port")})

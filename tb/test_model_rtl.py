@@ -75,8 +75,8 @@ def convolution(rng, config: Config) -> Case | None:
         groups = int(rng.choice([g for g in range(2, channels + 1) if channels % g == 0] or [1]))
         outputs = groups * int(rng.integers(1, 3))
     kernel = int(rng.integers(1, 4)), int(rng.integers(1, 4))
-    tested = Conv(channels=outputs, kernel=kernel, stride=int(rng.choice([1, 1, 2, 3])), groups=groups,
-                  padding=int(rng.integers(0, min(kernel))), bias=False)
+    tested = Conv(channels=outputs, kernel=kernel, groups=groups, bias=False,
+                  stride=int(rng.choice([1, 1, 2, 3])), padding=int(rng.integers(0, min(kernel))))
     if flag(rng, 0.2):
         tested = Linear(features=outputs, bias=False)
         shape = replace(shape, channels=-(-shape.channels // edge) * edge)

@@ -87,8 +87,6 @@ def _axes(product: Product, sizes: Sequence[int], taps: Sequence[int]) -> list[A
             padding = max(0, (-(-size // stride) - 1) * stride + dilation * (kernel - 1) + 1 - size)
             before = padding // 2 if auto_pad == "SAME_UPPER" else padding - padding // 2
             after = padding - before
-        elif auto_pad == "VALID":
-            before = after = 0
         axes.append(Axis(size=size, kernel=kernel, stride=stride, dilation=dilation,
                          before=before, after=after))
     return axes

@@ -96,6 +96,14 @@ def test_folding_keeps_every_count(rng, axes):
         assert layer.weights == 3 * groups * 2 * layer.taps
 
 
+@pytest.mark.parametrize("size", [3, 4])
+def test_folding_to_one_output_keeps_every_count(size):
+    layer = convolution("l", [Axis(size=size, kernel=3, stride=2), Axis(size=2, kernel=2),
+                              Axis(size=1)], inputs=5, outputs=7)
+    assert (layer.taps, layer.out_size, prod(layer.size)) == (6, (1, 1), 2 * size)
+    assert layer.macs == 5 * 7 * 6
+
+
 def test_two_axes_stay_as_they_are():
     layer = convolution("l", [Axis(size=9, kernel=3, stride=2, before=1, after=2),
                               Axis(size=8, kernel=2, dilation=3, after=1)], inputs=4, outputs=6)

@@ -414,6 +414,12 @@ def test_input_gradient(tmp_path, nodes, needed):
     assert layer.input_gradient is needed
 
 
+def test_gradient_is_that_of_the_input_where_weights_come_first(tmp_path):
+    nodes = [_node("MatMul", "w x", "a"), _node("MatMul", "w a")]
+    net = _read(tmp_path, nodes, {"x": (1, 5, 7)}, {"w": (5, 5)})
+    assert [layer.input_gradient for layer in net.layers] == [False, True]
+
+
 # What is no layer.
 
 def test_lists_other_operators(tmp_path):

@@ -158,9 +158,10 @@ def test_batch_may_be_another_axis_or_none():
 
 
 def test_only_what_has_as_many_samples_is_cut():
-    module = Call(lambda self, x, mask, scale: self.l(x * mask) * scale, l=nn.Linear(5, 3))
-    net = read_torch(module, {"x": torch.zeros(4, 7, 5), "mask": torch.zeros(7, 5), "scale": 2.0})
-    assert net.layers[0].size == (7, 1)
+    module = Call(lambda self, x, other, scale: self.l(x) + self.l(other) * scale,
+                  l=nn.Linear(5, 3))
+    net = read_torch(module, {"x": torch.zeros(4, 7, 5), "other": torch.zeros(7, 5), "scale": 2.0})
+    assert [layer.size for layer in net.layers] == [(7, 1), (7, 1)]
 
 
 # Names.
@@ -221,6 +222,12 @@ def test_input_gradient(module, needed):
     layer = read_torch(nn.Sequential(module, nn.Linear(5, 3)), torch.zeros(1, 5)).layers[-1]
     assert layer.outputs == 3
     assert layer.input_gradient is needed
+
+
+def test_gradient_is_that_of_the_input_where_weights_come_first():
+    net = read_torch(Call(lambda self, x: self.w @ (self.w @ x), w=(5, 5)), torch.zeros(5, 7),
+                     batch_axis=None)
+    assert [layer.input_gradient for layer in net.layers] == [False, True]
 
 
 def test_input_written_to_a_buffer_is_no_weight():
@@ -315,6 +322,15 @@ def test_weights_may_be_on_the_meta_device():
     with torch.device("meta"):
         module = nn.Linear(100_000, 100_000)
     assert read_torch(module, torch.zeros(2, 100_000)).macs == 10 ** 10
+
+
+def test_asking_for_contents_needs_contents():
+    with torch.device("meta"):
+        module = Counter(ask=True)
+    with pytest.raises(ValueError, match=r"Module Counter asks for the contents of tensors "
+                                         r"\(aten._local_scalar_dense.default\), but its weights "
+                                         "are on the meta device; build it on the CPU"):
+        read_torch(module, torch.ones(2, 5))
 
 
 ERRORS = {

@@ -146,8 +146,9 @@ MULTIPLIERS = frozenset("""
     matrix_exp miopen_rnn mkldnn_linear mkldnn_rnn_layer orgqr ormqr sspaddmm triangular_solve
 """.split())
 FAMILIES = ("_fft_", "fft_", "linalg_", "_linalg_", "quantized_")
+ADDERS = frozenset({"_linalg_check_errors", "linalg_cross", "linalg_vector_norm"})
 
 
 def multiplies(name: str) -> bool:
     """Whether an operator of aten that makes no layers may multiply on the array."""
-    return name in MULTIPLIERS or (name.startswith(FAMILIES) and "check_errors" not in name)
+    return name in MULTIPLIERS or (name.startswith(FAMILIES) and name not in ADDERS)

@@ -80,7 +80,8 @@ def read_torch(module: torch.nn.Module, example: Example, *, batch_axis: int | N
     TypeError
         If the module is none, or the example holds no tensor.
     ValueError
-        If the first tensor of the example has no such axis or no samples, or nothing multiplies.
+        If the first tensor of the example has no such axis or no samples, nothing multiplies, or
+        the module asks for contents that the meta device does not have.
     """
     if not isinstance(module, torch.nn.Module):
         raise TypeError(f"A torch.nn.Module is needed, not {module!r}")
@@ -88,7 +89,11 @@ def read_torch(module: torch.nn.Module, example: Example, *, batch_axis: int | N
     name = type(module).__name__ if name is None else name
     try:
         recorder = _run(module, arguments, named, fake=True)
-    except NEEDS_CONTENTS:
+    except NEEDS_CONTENTS as error:
+        if any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers())):
+            raise ValueError(
+                f"Module {name} asks for the contents of tensors ({error}), but its weights are "
+                "on the meta device; build it on the CPU") from error
         recorder = _run(module, arguments, named, fake=False)
     except Exception as error:
         shapes = [tuple(leaf.shape) for leaf in tree_leaves((arguments, named))

@@ -64,11 +64,19 @@ def test_weights_are_the_published_parameters_without_biases_and_norms(name):
     assert net.weights + _rest(net, kind) == parameters
 
 
-def test_densenet264_has_its_layers():
-    # Blocks of 6, 12, 64 and 48 layers of two convolutions, three transitions, stem, classifier.
-    net = load("densenet264")
-    assert len(net.layers) == 2 * (6 + 12 + 64 + 48) + 3 + 1 + 1
-    assert round((net.weights + _rest(net, "norm before")) / 1e6, 2) == 33.34
+@pytest.mark.parametrize(("name", "blocks"), [
+    ("densenet121", (6, 12, 24, 16)), ("densenet264", (6, 12, 64, 48))])
+def test_weights_of_densenets_are_those_of_their_blocks(name, blocks):
+    # Each layer adds 32 channels by way of 128; between blocks, channels are halved.
+    channels, weights = 64, 3 * 64 * 7 * 7
+    for block in blocks:
+        for _ in range(block):
+            weights += channels * 128 + 128 * 32 * 9
+            channels += 32
+        if block is not blocks[-1]:
+            weights += channels * (channels // 2)
+            channels //= 2
+    assert load(name).weights == weights + channels * 1000
 
 
 @pytest.mark.parametrize("name", GIGAMACS)

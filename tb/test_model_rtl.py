@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from coverage import Coverage, cross
 from gradloom_golden.config import Config, preset
 from gradloom_golden.cycles import FETCH_CYCLES, PROGRAM_CYCLES
 from gradloom_golden.program import Descriptor, Drain, Opcode, Schedule
@@ -35,6 +36,8 @@ LAYERS_EACH = 80
 
 BACKWARD = {Schedule.INTERLEAVED: "interleaved", Schedule.SEQUENTIAL: "tile"}
 LOOKUP_CYCLES = 8
+SHORT_PASS = 64
+"""Rows of a pass that batches drawn here often exceed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,8 +78,8 @@ def convolution(rng, config: Config) -> Case | None:
         groups = int(rng.choice([g for g in range(2, channels + 1) if channels % g == 0] or [1]))
         outputs = groups * int(rng.integers(1, 3))
     kernel = int(rng.integers(1, 4)), int(rng.integers(1, 4))
-    tested = Conv(channels=outputs, kernel=kernel, stride=int(rng.choice([1, 1, 2, 3])), groups=groups,
-                  padding=int(rng.integers(0, min(kernel))), bias=False)
+    tested = Conv(channels=outputs, kernel=kernel, groups=groups, bias=False,
+                  stride=int(rng.choice([1, 1, 2, 3])), padding=int(rng.integers(0, min(kernel))))
     if flag(rng, 0.2):
         tested = Linear(features=outputs, bias=False)
         shape = replace(shape, channels=-(-shape.channels // edge) * edge)
@@ -187,16 +190,45 @@ def counted(device: Device, program: list[Descriptor]) -> dict[str, int]:
         "x_reads+image_reads": device.counters["x_reads"] + device.counters["image_reads"]}
 
 
+def layer_coverage(config: Config) -> Coverage:
+    """Return what the layers of a machine must have been."""
+    points = {"pass": cross(BACKWARD.values(), (1, 2, 4)), "masks": (False, True)}
+    if config.rows == config.columns:
+        points |= {
+            "layer": ("conv", "linear", "product"), "input gradient": (False, True),
+            "fused": (False, True), "groups": (False, True), "stride": (1, 2, 3),
+            "padding": (0, 1, 2), "phases": (False, True),
+        }
+        if config.steps_depth <= SHORT_PASS:
+            points["chunks"] = (False, True)
+    return Coverage(points)
+
+
+def cover(coverage: Coverage, case: Case) -> None:
+    """Count a layer."""
+    layer = case.layer
+    found = {
+        "layer": layer.name, "input gradient": layer.input_gradient, "fused": case.fused,
+        "groups": layer.groups > 1, "stride": layer.stride[0], "padding": layer.padding[0],
+        "phases": len(case.backward) > 2, "chunks": len(case.forward) > 1, "masks": case.masks}
+    coverage.hit("pass", BACKWARD[case.schedule], case.lanes)
+    for point in coverage.counts.keys() & found.keys():
+        coverage.hit(point, found[point])
+
+
 @pytest.mark.parametrize("machine", MACHINES)
 def test_random_layers_cost_what_the_rtl_counts(rng, machine):
     config = MACHINES[machine]
     device = Device(config, "rtl")
     cases = draw(rng, config, LAYERS_EACH)
+    coverage = layer_coverage(config)
     for number, case in enumerate(cases):
+        cover(coverage, case)
         found = counted(device, [*case.forward, *case.backward])
         expected = words(config, modelled(config, case))
         assert {name: found[name] for name in expected} == expected, f"layer {number}: {case}"
     device.close()
+    assert not coverage.missing(), coverage.report()
 
 
 @pytest.mark.parametrize("machine", ["tiny", "no overlap"])

@@ -225,7 +225,8 @@ def test_input_gradient(module, needed):
 
 
 def test_gradient_is_that_of_the_input_where_weights_come_first():
-    net = read_torch(Call(lambda self, x: self.w @ (self.w @ x), w=(5, 5)), torch.zeros(1, 5, 7))
+    net = read_torch(Call(lambda self, x: self.w @ (self.w @ x), w=(5, 5)), torch.zeros(5, 7),
+                     batch_axis=None)
     assert [layer.input_gradient for layer in net.layers] == [False, True]
 
 

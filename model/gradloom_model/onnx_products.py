@@ -87,8 +87,6 @@ def _axes(product: Product, sizes: Sequence[int], taps: Sequence[int]) -> list[A
             padding = max(0, (-(-size // stride) - 1) * stride + dilation * (kernel - 1) + 1 - size)
             before = padding // 2 if auto_pad == "SAME_UPPER" else padding - padding // 2
             after = padding - before
-        elif auto_pad == "VALID":
-            before = after = 0
         axes.append(Axis(size=size, kernel=kernel, stride=stride, dilation=dilation,
                          before=before, after=after))
     return axes
@@ -279,12 +277,10 @@ def _multi_head_attention(product: Product) -> Result:
 def _recurrent(gates: int) -> Callable[[Product], Result]:
     def layers(product: Product) -> Result:
         data, weights = product.inputs[:2]
-        steps, samples, inputs = data.shape
-        if product.attribute("layout", 0):
-            steps, samples = samples, steps
+        first, second, inputs = data.shape  # steps and samples, in either layout
         directions, outputs, _ = weights.shape
         hidden = outputs // gates
-        rows = steps * per_sample(product.name, "samples", samples, product.batch)
+        rows = per_sample(product.name, "rows", first * second, product.batch)
         sizes = {"d": directions, "t": rows, "k": hidden, "n": outputs}
         return [
             Layer(name=f"{product.name}.inputs", kind="linear", inputs=inputs,

@@ -16,16 +16,18 @@ from .estimate import BEST, step_cost
 from .geometry import geometry
 from .layers import Network
 from .schedules import SCHEDULES
-from .work import UNLIMITED, Products
+from .work import Products
 
 __all__ = ["Point", "Result", "grid", "stacked", "sweep"]
 
 STACKED = 512
 """Configurations of one stack; more gain no time and take memory."""
 
-_NUMBERS = tuple(field.name for field in fields(Assumptions)
-                 if field.type in (int, float, int | None))
-"""Numbers that may differ within a stack. Those that may be None, beside `steps`, must agree."""
+_OPTIONAL = tuple(field.name for field in fields(Assumptions)
+                  if field.type in (int | None, float | None))
+_NUMBERS = _OPTIONAL + tuple(field.name for field in fields(Assumptions)
+                             if field.type in (int, float))
+"""Numbers that may differ within a stack; those that may be None are None in all or in none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,7 +130,7 @@ def sweep(points: Iterable[Point],
 def _shared(a: Assumptions) -> tuple:
     """Return what members of a stack have in common."""
     return tuple(getattr(a, field.name) for field in fields(a) if field.name not in _NUMBERS
-                 ) + tuple(None in (getattr(a, name),) for name in ("bandwidth", "port"))
+                 ) + tuple(getattr(a, name) is None for name in _OPTIONAL)
 
 
 def _stack(points: Sequence[Point]) -> Iterator[Result]:
@@ -147,7 +149,7 @@ def _stack(points: Sequence[Point]) -> Iterator[Result]:
 def stacked(members: Sequence[Assumptions]) -> Assumptions:
     """Return what reads like the assumptions of one machine, its numbers arrays of shape (n, 1).
 
-    All members share words and switches.
+    All members share words and switches, and what is None.
     """
     return cast(Assumptions, _Stacked(members))
 
@@ -160,8 +162,6 @@ class _Stacked:
         for field in fields(first):
             values = [getattr(member, field.name) for member in members]
             if field.name in _NUMBERS:
-                if field.name == "steps":
-                    values = [UNLIMITED if value is None else value for value in values]
                 value = None if values[0] is None else np.array(values)[:, None]
             else:
                 value = values[0]

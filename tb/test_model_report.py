@@ -18,7 +18,7 @@ from gradloom_model.csv_reader import load as load_network
 from gradloom_model.energy import load as load_table
 from gradloom_model.estimate import BEST, estimate
 from gradloom_model.export import to_csv, to_json
-from gradloom_model.html import SECTIONS, to_html
+from gradloom_model.html import OTHERS, SECTIONS, to_html
 from gradloom_model.layers import Layer, Network, Operator
 from gradloom_model.memory import REASONS
 from gradloom_model.schedules import BASELINE, SCHEDULES
@@ -366,6 +366,18 @@ def test_the_page_has_every_schedule_section_and_assumption(report, parsed):
         assert note in text
     for layer in report.network.layers:
         assert layer.name in text
+
+
+def test_cards_show_gains_over_the_baseline_and_over_the_best_of_others(report, page):
+    for name in ("fused", "lanes"):
+        mine = report.summaries[name]
+        for measure in (lambda one: one.cycles, lambda one: sum(one.accesses.values()),
+                        lambda one: sum(one.energy.values())):
+            best = min(OTHERS, key=lambda one: measure(report.summaries[one]))
+            first, second = (measure(report.summaries[one]) / measure(mine)
+                             for one in (BASELINE, best))
+            assert re.search(
+                f"<b>{first:.2f}x</b>[a-z ]+<br>{second:.2f}x to {best}</span>", page)
 
 
 def test_a_hostile_name_stays_text(parsed):

@@ -56,7 +56,8 @@ def print_report(console: Console, report: Report, schedules: Sequence[str], *,
                          if short], indent=2)
     _lines(console, ["Schedules: " + "; ".join(
         f"{name}: {titles()[name]}" for name in schedules) + "."])
-    _lines(console, ["use: products over cycles x cells; those of a packed word count each."])
+    _lines(console, ["use: products over cycles x cells; those of a packed word count each. "
+                     "Accesses: elements of any width."])
     console.print()
     _lines(console, ["Assumptions, each changed by --set:"])
     _lines(console, [" ".join(f"{name}={text}" for name, text

@@ -138,10 +138,30 @@ def step_cost(schedule: str, products: Products,
 def _step(name: str, schedule: Schedule, products: Products) -> StepCost:
     a = products.a
     passes, moved = cost(products, schedule), traffic(products.shape, a, schedule)
-    stalls = {one: moved[one].stalls(counts["cycles"], a.bandwidth)
-              for one, counts in passes.items()}
     return StepCost(schedule=name, title=schedule.title, passes=passes, traffic=moved,
-                    stalls=stalls)
+                    stalls=_stalls(passes, moved, a.bandwidth))
+
+
+def _stalls(passes: Mapping[str, Counts], moved: Mapping[str, Traffic],
+            bandwidth) -> dict[str, np.ndarray]:
+    """Return the cycles that passes wait for DRAM.
+
+    Weights are updated as soon as the gradients of a group are complete, beside the gradients of
+    the next: what both move hides behind what both compute.
+    """
+    found = {name: moved[name].stalls(counts["cycles"], bandwidth)
+             for name, counts in passes.items()}
+    if "update" not in passes or bandwidth is None:
+        return found
+    gradients = [name for name in ("both gradients", "weight gradient") if name in passes]
+    together = [*gradients, "update"]
+    joint = np.maximum(
+        sum(moved[name].total for name in together) / bandwidth
+        - sum(passes[name]["cycles"] for name in together), 0)
+    for name in gradients:
+        found[name] = np.minimum(found[name], joint)
+        joint = joint - found[name]
+    return found | {"update": joint}
 
 
 def _candidates() -> dict[str, Schedule]:

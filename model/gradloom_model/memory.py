@@ -66,25 +66,30 @@ class Traffic:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Sizes:
-    """Bytes of the operands of each layer, and halves of the buffers."""
+    """Bytes of the operands of each layer, the products they share, and halves of the buffers.
+
+    Groups of a convolution, heads and samples of attention never meet: each is a product that
+    passes by itself.
+    """
 
     x: np.ndarray
     y: np.ndarray
     d: np.ndarray
     dx: np.ndarray
     w: np.ndarray
+    products: np.ndarray
     activations: np.ndarray
     gradients: np.ndarray
     weights: np.ndarray
 
     @property
     def groups(self) -> np.ndarray:
-        """Groups in which weights pass."""
-        return _pieces(self.w, self.weights)
+        """Groups in which the weights of one product pass."""
+        return self.pieces(self.w, self.weights)
 
-
-def _pieces(amount, room) -> np.ndarray:
-    return np.maximum(np.ceil(amount / room), 1)
+    def pieces(self, amount, room) -> np.ndarray:
+        """Return the pieces in which an operand of one product passes through a half."""
+        return np.maximum(np.ceil(amount / self.products / room), 1)
 
 
 def _sizes(shape: Geometry, a: Assumptions, samples) -> _Sizes:
@@ -97,7 +102,9 @@ def _sizes(shape: Geometry, a: Assumptions, samples) -> _Sizes:
     activations, gradients, weights = halves
     return _Sizes(
         x=x, y=y, d=y * wide, dx=np.where(shape.is_first, 0, x * wide),
-        w=shape.weights * np.where(shape.is_product, samples, 1),
+        # Without a sample nothing happens, below one on the average it does so often.
+        w=shape.weights * np.where(shape.is_product, samples, np.minimum(samples, 1)),
+        products=shape.groups * np.where(shape.is_product, np.maximum(samples, 1), 1),
         activations=activations, gradients=gradients, weights=weights)
 
 
@@ -127,21 +134,21 @@ def traffic(shape: Geometry, a: Assumptions, schedule: Schedule) -> dict[str, Tr
 def _forward(s: _Sizes, kept) -> Traffic:
     """Return what Y needs; `kept` bytes of X are written once more, narrow."""
     x_again, w_again, reason = _choose(
-        s.groups, _pieces(s.x + s.y, s.activations), s.x, s.w)
+        s.groups, s.pieces(s.x + s.y, s.activations), s.x, s.w)
     return Traffic(bytes={"x": s.x * x_again + kept, "w": s.w * w_again, "y": s.y},
                    again=np.maximum(x_again, w_again), reason=reason)
 
 
 def _input_gradient(s: _Sizes) -> Traffic:
     d_again, w_again, reason = _choose(
-        s.groups, _pieces(s.d + s.dx, s.gradients), s.d, s.w)
+        s.groups, s.pieces(s.d + s.dx, s.gradients), s.d, s.w)
     return Traffic(bytes={"d": s.d * d_again, "w": s.w * w_again, "dx": s.dx},
                    again=np.maximum(d_again, w_again), reason=reason)
 
 
 def _weight_gradient(s: _Sizes, *, again) -> Traffic:
     """Return what dW needs; `again` tells where D is no longer there from the input gradient."""
-    windows = np.maximum(_pieces(s.x, s.activations), _pieces(s.d, s.gradients))
+    windows = np.maximum(s.pieces(s.x, s.activations), s.pieces(s.d, s.gradients))
     spilled = 2 * (windows - 1) * s.w * GRADIENT_BYTES
     rows = (s.groups - 1) * np.minimum(s.x, s.d)
     both = (s.groups > 1) & (windows > 1)
@@ -158,7 +165,7 @@ def _weight_gradient(s: _Sizes, *, again) -> Traffic:
 
 def _both(s: _Sizes) -> Traffic:
     """Return what both gradients need together; groups of weights are blocks of inputs."""
-    windows = np.maximum(_pieces(s.x, s.activations), _pieces(s.d + s.dx, s.gradients))
+    windows = np.maximum(s.pieces(s.x, s.activations), s.pieces(s.d + s.dx, s.gradients))
     spilled = 2 * (windows - 1) * s.w * GRADIENT_BYTES
     rows, weights = (s.groups - 1) * s.d, (windows - 1) * s.w + spilled
     both = (s.groups > 1) & (windows > 1)

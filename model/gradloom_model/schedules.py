@@ -56,7 +56,7 @@ SCHEDULES = {
     "double-buffered": Schedule(title="WS, then OS, loads hidden", backward="ws, os",
                                 folds="hidden"),
     "back-to-back": Schedule(title="WS, then OS on each tile", backward="tile"),
-    "interleaved": Schedule(title="interleaved", backward="interleaved"),
+    "interleaved": Schedule(title="both gradients interleaved", backward="interleaved"),
     "fused": Schedule(title="+ fused update", backward="interleaved", fused=True),
     "skip": Schedule(title="+ skip", backward="interleaved", fused=True, skips=True),
     "lanes": Schedule(title="+ lanes", backward="interleaved", fused=True, skips=True, lanes=True),

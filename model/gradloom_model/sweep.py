@@ -64,7 +64,7 @@ class Result:
 
     @property
     def utilization(self) -> float:
-        """Multiplications that are needed, over cycles x cells."""
+        """Products of operands over cycles x cells; above 1 where cells do several at once."""
         a = self.point.assumptions
         return self.macs / (self.cycles * a.rows * a.columns)
 

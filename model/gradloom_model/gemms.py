@@ -1,4 +1,4 @@
-"""The matrix products of training, after im2col: what simulators of single products are fed with."""
+"""The matrix products of training, after im2col: what simulators of products are fed with."""
 
 from dataclasses import dataclass
 from math import prod

@@ -19,10 +19,11 @@ def ceil_div(value, by):
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Chunks:
-    """The passes into which rows are cut: `full` of `steps` rows, and one of `rest` unless 0."""
+    """The passes into which rows are cut: `full` of `steps` rows, and `rests` of `rest`."""
 
     full: np.ndarray
     steps: np.ndarray
+    rests: np.ndarray
     rest: np.ndarray
 
     @classmethod
@@ -36,19 +37,24 @@ class Chunks:
         """
         limit = UNLIMITED if limit is None else limit
         rows = np.asarray(rows)
+        # Pieces of an image, or of all images.
+        piece = np.where(image <= limit, rows, np.minimum(image, rows))
         steps = np.where(image <= limit, limit // image * image, limit)
-        steps = np.maximum(np.minimum(steps, rows), 1)
-        full = rows // steps
-        return cls(full=full, steps=steps, rest=rows - full * steps)
+        steps = np.maximum(np.minimum(steps, piece), 1)
+        pieces = rows // np.maximum(piece, 1)
+        rest = piece % steps
+        return cls(full=pieces * (piece // steps), steps=steps, rests=pieces * (rest > 0),
+                   rest=rest)
 
     @property
     def count(self) -> np.ndarray:
         """Passes."""
-        return self.full + (self.rest > 0)
+        return self.full + self.rests
 
     def sum(self, cost) -> np.ndarray:
         """Return the sum over all passes of what `cost` gives for the rows of one."""
-        return self.full * cost(self.steps) + np.where(self.rest > 0, cost(self.rest), 0)
+        return self.full * cost(self.steps) + np.where(
+            self.rests > 0, self.rests * cost(self.rest), 0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

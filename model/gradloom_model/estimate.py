@@ -191,11 +191,14 @@ def _best(products: Products, known: Mapping[str, StepCost]) -> StepCost:
     passes, moved, stalls = {}, {}, {}
     for one in PASSES:
         masks = [(step, parts[one == "forward"][index])
-                 for index, step in enumerate(steps.values()) if one in step.passes]
-        passes[one] = total({key: np.where(mask, value, 0)
-                             for key, value in step.passes[one].items()} for step, mask in masks)
-        stalls[one] = sum(np.where(mask, step.stalls[one], 0) for step, mask in masks)
-        moved[one] = merged([(step.traffic[one], mask) for step, mask in masks])
+                 for index, step in enumerate(steps.values())]
+        moved[one] = merged([(step.traffic[one], mask) for step, mask in masks
+                             if one in step.traffic])
+        masks = [(step, mask) for step, mask in masks if one in step.passes]
+        if masks:
+            passes[one] = total({key: np.where(mask, value, 0) for key, value
+                                 in step.passes[one].items()} for step, mask in masks)
+            stalls[one] = sum(np.where(mask, step.stalls[one], 0) for step, mask in masks)
     forward, backward = (np.asarray(names)[index] for index in chosen)
     return StepCost(
         schedule=BEST, title="best for each layer", passes=passes, traffic=moved, stalls=stalls,

@@ -4,6 +4,8 @@ Every function takes the product (`Work`), the assumptions and the rule for fold
 counts an entry of the work. W is K by N, T rows stream; a tile has R rows and C columns.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from .assumptions import Assumptions
@@ -17,9 +19,21 @@ __all__ = [
 ]
 
 
-def _padded(features, tiles, edge, a: Assumptions):
-    """Return the elements of a word row over all tiles of a side."""
-    return tiles * edge if a.padding == "counted" else features
+def _k(work: Work, a: Assumptions, edge):
+    """Return the elements of a row of the k side, on an edge, over all tiles and copies."""
+    return work.copies * work.k_tiles(edge) * edge if a.padding == "counted" else work.all_k
+
+
+def _n(work: Work, a: Assumptions, edge):
+    """Return the same of the n side."""
+    return work.copies * work.n_tiles(edge) * edge if a.padding == "counted" else work.all_n
+
+
+def _w(work: Work, a: Assumptions):
+    """Return the weights of all tiles."""
+    if a.padding == "counted":
+        return work.taps * _k(work, a, a.rows) * work.n_tiles(a.columns) * a.columns
+    return work.all_w
 
 
 def _stretch(a: Assumptions, *bits) -> Amounts:
@@ -73,20 +87,16 @@ def ws_forward(work: Work, a: Assumptions, folds: str, *, patches: Flags = False
     """
     k_tiles, n_tiles = work.k_tiles(a.rows), work.n_tiles(a.columns)
     tiles = work.copies * k_tiles * work.taps * n_tiles
-    k = _padded(work.k, k_tiles, a.rows, a)
-    n = _padded(work.n, n_tiles, a.columns, a)
     chunks = work.chunks(a.steps)
-    rows = work.rows * work.copies
+    results = work.rows * _n(work, a, a.columns)
     stretch = _stretch(a, (a.rows, 8), (a.columns, a.sum_bits))
     return _timed(
         work, a, folds, chunks, tiles, lambda steps: steps, loads=True, drains=False,
         extra=np.where(patches, 1, 0) if folds == "chained" else 0, stretch=stretch,
     ) | {
         "macs": work.macs, "products": work.macs,
-        "x_reads": work.copies * work.x_row * n_tiles,
-        "w_reads": chunks.count * work.copies * work.taps * k * n,
-        "y_writes": rows * n,
-        **_sums(a, (k_tiles * work.taps - 1) * rows * n),
+        "x_reads": work.x_row * n_tiles, "w_reads": chunks.count * _w(work, a),
+        "y_writes": results, **_sums(a, (k_tiles * work.taps - 1) * results),
     }
 
 
@@ -95,11 +105,9 @@ def _input_gradient(work: Work, a: Assumptions) -> dict[str, np.ndarray]:
 
     Where rows are patches, every sum is added to the pixels of its patch (col2im).
     """
-    k_tiles, n_tiles = work.k_tiles(a.rows), work.n_tiles(a.columns)
-    k = _padded(work.k, k_tiles, a.rows, a)
-    streamed = work.rows * work.copies * k
+    streamed = np.where(work.overlapped > 0, work.x_row, work.rows * _k(work, a, a.rows))
     finished = np.where(work.overlapped > 0, work.overlapped, streamed)
-    partial = np.maximum(n_tiles * work.taps * streamed - finished, 0)
+    partial = np.maximum(work.n_tiles(a.columns) * work.taps * streamed - finished, 0)
     found = {"dx_writes": finished, **_sums(a, partial)}
     return found | ({"mask_reads": finished} if a.masks else {})
 
@@ -107,8 +115,6 @@ def _input_gradient(work: Work, a: Assumptions) -> dict[str, np.ndarray]:
 def ws_input_gradient(work: Work, a: Assumptions, folds: str) -> Counts:
     """Return the cost of dX = D W' with W in the array, D from the north, sums to the east."""
     k_tiles, n_tiles = work.k_tiles(a.rows), work.n_tiles(a.columns)
-    k = _padded(work.k, k_tiles, a.rows, a)
-    n = _padded(work.n, n_tiles, a.columns, a)
     chunks = work.chunks(a.steps)
     stretch = _stretch(a, (a.columns, a.gradient_bits), (a.rows, a.sum_bits))
     return _timed(
@@ -116,8 +122,8 @@ def ws_input_gradient(work: Work, a: Assumptions, folds: str) -> Counts:
         loads=True, drains=False, stretch=stretch,
     ) | {
         "macs": work.macs, "products": work.macs,
-        "d_reads": work.copies * work.meetings * n * k_tiles,
-        "w_reads": chunks.count * work.copies * work.taps * k * n,
+        "d_reads": work.meetings * _n(work, a, a.columns) * k_tiles,
+        "w_reads": chunks.count * _w(work, a),
         **_input_gradient(work, a),
     }
 
@@ -127,18 +133,28 @@ def ws_weight_gradient(work: Work, a: Assumptions, folds: str, *, holds: str) ->
 
     The other operand streams feature by feature, and sums of dW leave for every R rows of T.
     """
+    counted = a.padding == "counted"
     t_tiles = ceil_div(work.rows, a.rows)
-    t = _padded(work.rows, t_tiles, a.rows, a)
     held, streamed = (work.k, work.n) if holds == "x" else (work.n, work.k)
     held_tiles = ceil_div(held, a.columns)
-    held = _padded(held, held_tiles, a.columns, a)
     # A tap has tiles of its own; with D in the array it has rows of its own.
-    streams = streamed * work.taps if holds == "d" else streamed
-    tiles = work.copies * t_tiles * held_tiles * (work.taps if holds == "x" else 1)
+    taps, streams = (work.taps, streamed) if holds == "x" else (1, streamed * work.taps)
+    tiles = work.copies * t_tiles * held_tiles * taps
     chunks = Chunks.of(streams, streams, a.steps)
-    results = work.copies * held * streamed * work.taps
-    loaded = chunks.count * work.copies * t * held * (work.taps if holds == "x" else 1)
-    passed = work.copies * t * held_tiles * streamed * work.taps
+    # Rows beyond the last fill tiles; those of X that are padding of the image are not loaded.
+    fill = t_tiles * a.rows - work.rows
+    if holds == "x":
+        loaded = (work.meetings + fill * taps) * _k(work, a, a.columns) if counted else work.x_row
+        passed = work.rows * work.all_n * taps
+    else:
+        loaded = t_tiles * a.rows * _n(work, a, a.columns) if counted else work.rows * work.all_n
+        passed = work.x_row
+    if counted:
+        passed = work.copies * t_tiles * a.rows * streams * taps
+        results = work.copies * held_tiles * a.columns * streams * taps
+    else:
+        results = work.all_w
+    loaded, passed = chunks.count * loaded, held_tiles * passed
     wide = a.gradient_bits if holds == "x" else 8
     found = _timed(work, a, folds, chunks, tiles, lambda steps: steps, loads=True, drains=False,
                    stretch=_stretch(a, (a.rows, wide), (a.columns, a.sum_bits)))
@@ -156,34 +172,43 @@ def ws_weight_gradient(work: Work, a: Assumptions, folds: str, *, holds: str) ->
 def os_forward(work: Work, a: Assumptions, folds: str) -> Counts:
     """Return the cost of Y = X W with Y in the array: T along its rows, N along its columns."""
     t_tiles, n_tiles = ceil_div(work.rows, a.rows), work.n_tiles(a.columns)
-    t, n = _padded(work.rows, t_tiles, a.rows, a), _padded(work.n, n_tiles, a.columns, a)
+    n = _n(work, a, a.columns)
     depth = work.k * work.taps
-    return _os(work, a, folds, work.copies * t_tiles * n_tiles, depth) | {
-        "x_reads": work.copies * t * depth * n_tiles,
-        "w_reads": work.copies * depth * n * t_tiles,
-        "y_writes": work.copies * t * n,
-    }
+    found = _os(work, a, folds, work.copies * t_tiles * n_tiles, depth, (8, 8))
+    if a.padding == "counted":
+        t = t_tiles * a.rows
+        return found | {"x_reads": work.copies * t * depth * n_tiles,
+                        "w_reads": depth * n * t_tiles, "y_writes": t * n}
+    return found | {"x_reads": work.x_row * n_tiles, "w_reads": work.all_w * t_tiles,
+                    "y_writes": work.rows * n}
 
 
 def os_input_gradient(work: Work, a: Assumptions, folds: str) -> Counts:
     """Return the cost of dX = D W' with dX in the array: T along its rows, K its columns."""
-    t_tiles, k_tiles = ceil_div(work.rows, a.rows), ceil_div(work.k, a.columns)
-    t, k = _padded(work.rows, t_tiles, a.rows, a), _padded(work.k, k_tiles, a.columns, a)
+    t_tiles, k_tiles = ceil_div(work.rows, a.rows), work.k_tiles(a.columns)
+    k = _k(work, a, a.columns)
     depth = work.n * work.taps
-    results = work.copies * t * k
-    found = _os(work, a, folds, work.copies * t_tiles * k_tiles, depth) | {
-        "d_reads": work.copies * t * depth * k_tiles,
-        "w_reads": work.copies * depth * k * t_tiles,
-        "dx_writes": np.where(work.overlapped > 0, work.overlapped, results),
-        **_sums(a, np.where(work.overlapped > 0, np.maximum(results - work.overlapped, 0), 0)),
-    }
+    patches = work.overlapped > 0
+    found = _os(work, a, folds, work.copies * t_tiles * k_tiles, depth, (a.gradient_bits, 8))
+    if a.padding == "counted":
+        t = t_tiles * a.rows
+        results = t * k
+        found |= {"d_reads": work.copies * t * depth * k_tiles, "w_reads": depth * k * t_tiles}
+    else:
+        results = np.where(patches, work.x_row, work.rows * k)
+        found |= {"d_reads": work.meetings * work.all_n * k_tiles,
+                  "w_reads": work.all_w * t_tiles}
+    found |= {"dx_writes": np.where(patches, work.overlapped, results),
+              **_sums(a, np.where(patches, np.maximum(results - work.overlapped, 0), 0))}
     return found | ({"mask_reads": found["dx_writes"]} if a.masks else {})
 
 
-def _os(work: Work, a: Assumptions, folds: str, tiles, depth) -> dict[str, np.ndarray]:
+def _os(work: Work, a: Assumptions, folds: str, tiles, depth, bits) -> dict[str, np.ndarray]:
+    """Return what both have in common; `bits` of the operands from the west and the north."""
+    work = replace(work, parts=np.ones_like(work.parts))   # nothing splits these
     depth = np.where(work.rows > 0, depth, 0)
     chunks = Chunks.of(depth, np.maximum(depth, 1), None)
-    stretch = _stretch(a, (a.rows, 8), (a.columns, np.maximum(8, a.gradient_bits)))
+    stretch = _stretch(a, (a.rows, bits[0]), (a.columns, bits[1]))
     return _timed(work, a, folds, chunks, tiles, lambda steps: steps, loads=False, drains=True,
                   stretch=stretch, stays=lambda steps: steps) | {
                       "macs": work.macs, "products": work.macs}
@@ -210,7 +235,6 @@ def os_weight_gradient(work: Work, a: Assumptions, folds: str, *, lanes: Amounts
     k_tiles, n_tiles = work.k_tiles(a.rows), work.n_tiles(a.columns)
     chunks = work.chunks(a.steps if limited else None)
     tiles = work.copies * k_tiles * work.taps * n_tiles
-    n = _padded(work.n, n_tiles, a.columns, a)
     stretch = _stretch(a, (a.rows, 8), (a.columns, a.gradient_bits))
 
     def slots(steps):
@@ -220,10 +244,10 @@ def os_weight_gradient(work: Work, a: Assumptions, folds: str, *, lanes: Amounts
                    extra=np.where(patches, 1, 0) if folds == "chained" else 0, stretch=stretch)
     found |= {
         "macs": work.macs, "products": work.macs // lanes,
-        "d_reads": work.copies * work.rows * n * k_tiles * work.taps,
+        "d_reads": work.rows * _n(work, a, a.columns) * k_tiles * work.taps,
     }
     return found | _x_of_weight_gradient(
-        work, a, chunks, lanes, once=work.copies * work.x_row, again=n_tiles - 1,
+        work, a, chunks, lanes, once=work.x_row, again=n_tiles - 1,
         taps=work.taps) | _drain(work, a, chunks, loads=loads, fused=fused)
 
 
@@ -233,8 +257,7 @@ def _x_of_weight_gradient(work: Work, a: Assumptions, chunks: Chunks, lanes, *, 
 
     Packing has a word for each of `taps` walks over the rows.
     """
-    k = _padded(work.k, work.k_tiles(a.rows), a.rows, a)
-    packed = work.copies * k * taps * chunks.sum(lambda steps: ceil_div(steps, lanes))
+    packed = _k(work, a, a.rows) * taps * chunks.sum(lambda steps: ceil_div(steps, lanes))
     packed = np.where(work.rows > 0, packed, 0)
     return {
         "x_reads": np.where(lanes > 1, once, once * (again + 1)),
@@ -246,7 +269,7 @@ def _x_of_weight_gradient(work: Work, a: Assumptions, chunks: Chunks, lanes, *, 
 def _drain(work: Work, a: Assumptions, chunks: Chunks, *, loads: bool,
            fused) -> dict[str, np.ndarray]:
     """Return what becomes of the weight gradients of every chunk."""
-    elements = _weights(work, a)
+    elements = _w(work, a)
     passes = np.where(work.rows > 0, chunks.count, 0)
     stored = np.where(fused, 0, passes)
     found = {
@@ -259,11 +282,6 @@ def _drain(work: Work, a: Assumptions, chunks: Chunks, *, loads: bool,
     if a.optimizer == "momentum":
         found |= {"state_reads": found["w_writes"], "state_writes": found["w_writes"]}
     return found
-
-
-def _weights(work: Work, a: Assumptions):
-    k = _padded(work.k, work.k_tiles(a.rows), a.rows, a)
-    return work.copies * work.taps * k * _padded(work.n, work.n_tiles(a.columns), a.columns, a)
 
 
 # Both gradients on one tile.
@@ -281,7 +299,6 @@ def both_gradients(work: Work, a: Assumptions, folds: str, *, interleaved: bool,
         As of the weight gradient alone.
     """
     k_tiles, n_tiles = work.k_tiles(a.rows), work.n_tiles(a.columns)
-    n = _padded(work.n, n_tiles, a.columns, a)
     chunks = work.chunks(a.steps)
 
     def products(steps):
@@ -295,13 +312,13 @@ def both_gradients(work: Work, a: Assumptions, folds: str, *, interleaved: bool,
         work, a, folds, chunks, work.copies * k_tiles * work.taps * n_tiles, slots,
         loads=True, drains=True, stays=products, stretch=_stretch(
             a, (a.columns, a.gradient_bits), (a.rows, 8), (a.rows, a.sum_bits)))
-    d = work.copies * work.meetings * n * k_tiles
+    d = work.meetings * _n(work, a, a.columns) * k_tiles
     found |= {
         "macs": 2 * work.macs, "products": work.macs + work.macs // lanes,
         "d_reads": d if interleaved else 2 * d,
     }
     return found | _input_gradient(work, a) | _x_of_weight_gradient(
-        work, a, chunks, lanes, once=work.copies * work.x_row,
+        work, a, chunks, lanes, once=work.x_row,
         again=n_tiles * work.taps - 1, taps=1) | _drain(work, a, chunks, loads=True, fused=fused)
 
 
@@ -310,7 +327,7 @@ def both_gradients(work: Work, a: Assumptions, folds: str, *, interleaved: bool,
 
 def update(work: Work, a: Assumptions) -> Counts:
     """Return the cost of an update that reads stored gradients and weights and writes weights."""
-    elements = _weights(work, a)
+    elements = _w(work, a)
     rows = work.copies * work.k_tiles(a.rows) * work.taps * work.n_tiles(a.columns) * a.rows
     found = {
         "cycles": a.update_cycles * rows + 5 + a.lookup, "passes": np.ones_like(rows),

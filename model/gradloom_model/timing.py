@@ -12,7 +12,7 @@ ideal      R + 1 + n S + R + C, with drain 2R - 1 + C at the end
 =========  ==========================================================================
 
 Without weights to load (output-stationary only), the first R (R + 1) and the R of each fold fall
-away.
+away, and the first tile has nothing to hide.
 """
 
 import numpy as np
@@ -44,6 +44,6 @@ def pass_cycles(folds: str, rows, columns, tiles, slots, *, loads: bool, drains:
             found = rows * loads + tiles * slots + (tiles - 1) * (2 * rows - 1) + last
         else:
             hiding = np.maximum(slots, 2 * rows) if folds == "hidden" else slots
-            final = np.where(tiles > 1, hiding, slots) if drains else slots
-            found = (rows + 1) * loads + (tiles - 1) * hiding + final + last
+            once = np.where(tiles > 1, hiding, slots) if drains and loads else slots
+            found = (rows + 1) * loads + (tiles - 1) * hiding + once + last
     return np.where(np.minimum(tiles, slots) > 0, found, 0)

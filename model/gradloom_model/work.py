@@ -19,10 +19,11 @@ def ceil_div(value, by):
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Chunks:
-    """The passes into which rows are cut: `full` of `steps` rows, and one of `rest` unless 0."""
+    """The passes into which rows are cut: `full` of `steps` rows, and `rests` of `rest`."""
 
     full: np.ndarray
     steps: np.ndarray
+    rests: np.ndarray
     rest: np.ndarray
 
     @classmethod
@@ -36,19 +37,24 @@ class Chunks:
         """
         limit = UNLIMITED if limit is None else limit
         rows = np.asarray(rows)
+        # Pieces of an image, or of all images.
+        piece = np.where(image <= limit, rows, np.minimum(image, rows))
         steps = np.where(image <= limit, limit // image * image, limit)
-        steps = np.maximum(np.minimum(steps, rows), 1)
-        full = rows // steps
-        return cls(full=full, steps=steps, rest=rows - full * steps)
+        steps = np.maximum(np.minimum(steps, piece), 1)
+        pieces = rows // np.maximum(piece, 1)
+        rest = piece % steps
+        return cls(full=pieces * (piece // steps), steps=steps, rests=pieces * (rest > 0),
+                   rest=rest)
 
     @property
     def count(self) -> np.ndarray:
         """Passes."""
-        return self.full + (self.rest > 0)
+        return self.full + self.rests
 
     def sum(self, cost) -> np.ndarray:
         """Return the sum over all passes of what `cost` gives for the rows of one."""
-        return self.full * cost(self.steps) + np.where(self.rest > 0, cost(self.rest), 0)
+        return self.full * cost(self.steps) + np.where(
+            self.rests > 0, self.rests * cost(self.rest), 0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -70,7 +76,10 @@ class Work:
     meetings : int array
         Pairs of a row and a tap that exist, of all samples.
     x_row : int array
-        Elements of X that exist in all rows and taps, of one copy.
+        Elements of X that are read for all rows and taps, of all copies.
+    all_k, all_n, all_w : int arrays
+        Features of both sides and weights of all copies, without what fills tiles: a missing group,
+        or what no two groups have in common.
     macs : int array
         Products of weights and rows that exist.
     parts : int array
@@ -89,6 +98,9 @@ class Work:
     image: np.ndarray
     meetings: np.ndarray
     x_row: np.ndarray
+    all_k: np.ndarray
+    all_n: np.ndarray
+    all_w: np.ndarray
     macs: np.ndarray
     parts: np.ndarray
     overlapped: np.ndarray
@@ -128,6 +140,14 @@ def _samples(shape: Geometry, copies, samples):
             copies * np.where(shape.is_product, samples, 1))
 
 
+def _all(shape: Geometry, a: Assumptions, samples):
+    """Return inputs, outputs and weights of a tap that exist, of all copies."""
+    copies = shape.groups * np.where(shape.is_product, samples, 1)
+    k, n = shape.inputs, shape.outputs
+    meet = np.where((a.groups == "dense") & ~shape.is_product, shape.groups, 1)
+    return copies * k, copies * n, copies * k * n * meet
+
+
 def _macs(shape: Geometry, samples) -> np.ndarray:
     return samples * shape.meetings * shape.groups * shape.inputs * shape.outputs
 
@@ -144,18 +164,21 @@ def forward_work(shape: Geometry, a: Assumptions, samples) -> Work:
     k, n, copies = _tile_features(shape, a)
     macs = _macs(shape, samples)
     image = samples * shape.image * shape.groups * shape.inputs
+    all_k, all_n, all_w = _all(shape, a, samples)
     samples, copies = _samples(shape, copies, samples)
     packed = shares_rows(shape, a)
     meetings = samples * shape.meetings
     rows = samples * shape.pixels
     if a.padding == "counted":
-        x_row = np.where(packed, rows * ceil_div(k * shape.taps, a.rows),
-                         meetings * ceil_div(k, a.rows)) * a.rows
+        x_row = copies * a.rows * np.where(packed, rows * ceil_div(k * shape.taps, a.rows),
+                                           meetings * ceil_div(k, a.rows))
     else:
-        x_row = meetings * k
+        x_row = meetings * all_k
     k, taps = np.where(packed, k * shape.taps, k), np.where(packed, 1, shape.taps)
     return Work(k=k, n=n, taps=taps, copies=copies, rows=rows, image=shape.pixels,
-                meetings=np.where(packed, rows, meetings), x_row=x_row, macs=macs,
+                meetings=np.where(packed, rows, meetings), x_row=x_row,
+                all_k=np.where(packed, all_k * shape.taps, all_k), all_n=all_n,
+                all_w=all_w * shape.taps, macs=macs,
                 parts=np.ones_like(k), overlapped=np.where(packed & (shape.taps > 1), image, 0))
 
 
@@ -164,16 +187,20 @@ def _phase_work(shape: Geometry, a: Assumptions, samples) -> Work:
     layer = shape.phase_layer
     k, n, copies = _tile_features(shape, a)
     macs = _macs(shape, samples)
+    every = _all(shape, a, samples)
     samples, copies = _samples(shape, copies, samples)
     rows = samples[..., layer] * shape.phase_pixels
     share = shape.phase_pixels * shape.phase_taps
     meetings = _shared(samples * shape.meetings, share, shape)
     dense = (a.groups == "dense") & (shape.groups > 1) & ~shape.is_product
     parts = np.where(dense, ceil_div(k, a.rows), 1)
-    k, n, copies, parts = (value[..., layer] for value in (k, n, copies, parts))
+    k, n, copies, parts, all_k, all_n, all_w = (
+        value[..., layer] for value in (k, n, copies, parts, *every))
     return Work(k=k, n=n, taps=shape.phase_taps, copies=copies, rows=rows,
                 image=shape.phase_pixels, meetings=meetings,
-                x_row=rows * (ceil_div(k, a.rows) * a.rows if a.padding == "counted" else k),
+                x_row=rows * (copies * ceil_div(k, a.rows) * a.rows if a.padding == "counted"
+                              else all_k),
+                all_k=all_k, all_n=all_n, all_w=all_w * shape.phase_taps,
                 macs=_shared(macs, share, shape), parts=parts, overlapped=np.zeros_like(k),
                 starts=shape.phase_start)
 

@@ -20,8 +20,8 @@ def walk(folds, rows, columns, slots, *, loads, drains, os_drain=True):
     A slot takes a cycle. A shift moves whole columns: it comes `rows` cycles after the last slot or
     swap at the earliest, and the next slot or swap the cycle after the last of `rows` shifts. With
     hidden folds a swap rides with the last slot of a tile, and shifts go on beside the next tile:
-    those of its successor's load, those of its predecessor's results, or both at once. A serial
-    fold begins where the one before has left the array.
+    those of its successor's load, those of its predecessor's results, or both at once; ideal ones
+    never wait for these. A serial fold begins where the one before has left the array.
     """
     if not slots or not sum(slots):
         return 0
@@ -42,7 +42,7 @@ def walk(folds, rows, columns, slots, *, loads, drains, os_drain=True):
 
     if loads:
         shifts(0)
-        wave = shift + (folds == "hidden")
+        wave = shift + (folds in ("hidden", "ideal"))
     for tile, here in enumerate(slots):
         swap, slot = wave, wave
         if tile and folds == "chained":
@@ -329,6 +329,8 @@ def backward(unit, folds, *, kind, lanes=1, fused=False):
                                  else k[1:]] += 1
                     if with_dw:
                         here += _dw_slots(kind, len(chunk), groups, lanes)
+                        found["os_slots"] += (groups if kind == "interleaved" else
+                                              _dw_slots(kind, len(chunk), groups, lanes))
                         _dw_reads(unit, chunk, ks, lanes, first=first, again=again, still_x=True)
                         _dw_drain(unit, ks, ns, index, fused=fused)
                     first = False
@@ -391,6 +393,7 @@ def os_weight_gradient(unit, folds, *, lanes=1, loads=False, fused=False, limite
                         _dw_reads(unit, chunk, ks, lanes, first=not position,
                                   again=len(n_tiles) > 1, still_x=False)
                         _dw_drain(unit, ks, ns, index, fused=fused)
+        found["os_slots"] += sum(slots)
         unit.run(folds, slots, loads=loads, drains=True,
                  extra=patch_cycle and unit.patches and folds == "chained",
                  words=[(a.rows, 8), (a.columns, a.gradient_bits)])
@@ -449,6 +452,7 @@ def os_forward(unit, folds):
             for _ in range(len(rows) if a.padding == "free" else a.rows):
                 found["y_writes"] += unit.word(a.columns, map(unit.real, ns))
     if slots:
+        unit.found["os_slots"] += sum(slots)
         unit.run(folds, slots, loads=False, drains=True, words=[(a.rows, 8), (a.columns, 8)])
 
 
@@ -472,6 +476,7 @@ def os_input_gradient(unit, folds):
                 sums[number, row, (block,), k] += 1
     if unit.rows:
         slots = [one for some in tiles.values() for one in some]
+        unit.found["os_slots"] += sum(slots)
         unit.run(folds, slots, loads=False, drains=True,
                  words=[(a.rows, a.gradient_bits), (a.columns, 8)])
     _dx(unit, sums)

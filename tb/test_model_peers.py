@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from gradloom_model.csv_reader import load
 from gradloom_model.gemms import Gemm, gemms
 from gradloom_model.layers import Layer, Network
-from layer_tables import network
 
 PEERS = Path(os.environ.get("GRADLOOM_PEERS") or Path(__file__).parents[2] / "shared" / "peers")
 LISTS = {"input gradient": "scalesim_resnet50_input_grad.csv",
@@ -43,7 +43,7 @@ def test_resnet50_has_the_products_that_scalesim_publishes(name):
     assert len(expected) == 54
     # Theirs: one sample, the strided convolution in the middle of a block, as in our table; and
     # the input gradient of the first layer, which no training needs, is in their list.
-    found = [(one.m, one.n, one.k) for one in gemms(network("resnet50"))[name]]
+    found = [(one.m, one.n, one.k) for one in gemms(load("resnet50"))[name]]
     assert Counter(found) == Counter(expected)
 
 
@@ -65,7 +65,7 @@ def test_samples_of_products_of_activations_are_copies():
 
 @pytest.mark.parametrize("name", ["resnet20_cifar", "mobilenet_v1", "alexnet_2012"])
 def test_every_pass_multiplies_as_often(name):
-    found = network(name)
+    found = load(name)
     for products in gemms(found, batch=5).values():
         assert [one.macs for one in products] == [5 * layer.macs for layer in found.layers]
 

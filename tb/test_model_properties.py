@@ -110,9 +110,14 @@ def test_best_takes_no_longer_than_what_it_chooses_from(network, a):
         fused = schedule.backward in ("tile", "interleaved")
         most = replace(schedule, skips=True, fused=fused)
         costs, moved = cost(products, most), traffic(products.shape, a, most)
-        for forward, times in split.items():
-            times.append(sum(counts["cycles"] + moved[one].stalls(counts["cycles"], a.bandwidth)
-                             for one, counts in costs.items() if (one == "forward") == forward))
+        alone = {one: counts["cycles"] + moved[one].stalls(counts["cycles"], a.bandwidth)
+                 for one, counts in costs.items()}
+        split[True].append(alone["forward"])
+        # An update moves beside the gradients that it is for.
+        late = [one for one in costs if one in ("both gradients", "weight gradient", "update")]
+        bound = 0 if a.bandwidth is None else sum(moved[one].total for one in late) / a.bandwidth
+        split[False].append(alone.get("input gradient", 0) + np.maximum(
+            sum(costs[one]["cycles"] for one in late), bound))
     for forward, times in split.items():
         found = np.sum([counts["cycles"] + best.stalls[one] for one, counts in best.passes.items()
                         if (one == "forward") == forward], axis=0)
@@ -128,7 +133,21 @@ def test_best_without_updates_moves_the_gradients_that_are_kept():
     assert all("cycles" in counts for counts in steps[BEST].passes.values())
     assert "update" not in steps[BEST].passes
     for name in ("fused", BEST):
-        assert steps[name].traffic["update"].total.tolist() == [4_000_000]
+        assert steps[name].traffic["both gradients"].bytes["dw"].tolist() == [4_000_000]
+
+
+def test_updates_move_while_gradients_compute():
+    network = Network("one", [Layer(name="fc", kind="linear", outputs=4096, inputs=4096)])
+    a = Assumptions(batch=256, steps=None, skip=0, bandwidth=8)
+    steps = estimate(network, a).steps
+    for name in ("interleaved", "fused", "ws"):
+        step = steps[name]
+        late = [one for one in step.passes if one in (
+            "both gradients", "weight gradient", "update")]
+        cycles = sum(step.passes[one]["cycles"][0] for one in late)
+        moved = sum(step.traffic[one].total[0] for one in late)
+        assert sum(step.stalls[one][0] for one in late) == max(0, moved / 8 - cycles)
+    assert steps["fused"].cycles[0] <= steps["interleaved"].cycles[0]
 
 
 @given(layers())

@@ -127,7 +127,14 @@ def traffic(shape: Geometry, a: Assumptions, schedule: Schedule) -> dict[str, Tr
         found["input gradient"] = _only(_input_gradient(backward), ~shape.is_first)
         found["weight gradient"] = _weight_gradient(
             backward, again=(backward.d > backward.gradients) | shape.is_first)
-    found["update"] = _only(_update(backward, a, together=together), ~shape.is_product)
+    if a.update:
+        found["update"] = _only(_update(backward, a, together=together), ~shape.is_product)
+    else:
+        # Gradients go to DRAM for an update elsewhere.
+        found = {name: _with_gradients(one, backward, ~shape.is_first if name == "both gradients"
+                                       else shape.is_first | (not together))
+                 if name in ("both gradients", "weight gradient") else one
+                 for name, one in found.items()}
     return _resident(shape, a, forward, found)
 
 
@@ -194,13 +201,16 @@ def _update(s: _Sizes, a: Assumptions, *, together: bool) -> Traffic:
     Weights are updated group by group, as soon as their gradients are complete in the buffer. They
     are still there if they were needed for the gradient, or if all fit.
     """
-    if not a.update:
-        return Traffic(bytes={"dw": s.w * GRADIENT_BYTES}, again=np.ones_like(s.w),
-                       reason=np.zeros_like(s.w))
     fetched = 0 if together else np.where(s.groups > 1, s.w, 0)
     state = 2 * STATE_BYTES if a.optimizer == "momentum" else 0
     return Traffic(bytes={"w": s.w + fetched, "state": s.w * state},
                    again=np.ones_like(s.w), reason=np.zeros_like(s.w))
+
+
+def _with_gradients(found: Traffic, s: _Sizes, where) -> Traffic:
+    """Add the weight gradients of some layers to what a pass moves."""
+    leaves = np.where(where, s.w * GRADIENT_BYTES, 0)
+    return replace(found, bytes={**found.bytes, "dw": found.bytes["dw"] + leaves})
 
 
 def _only(found: Traffic, where) -> Traffic:

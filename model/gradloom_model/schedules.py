@@ -45,7 +45,7 @@ class Schedule:
     def rule(self, a: Assumptions) -> str:
         """Return the rule for folds."""
         if self.folds == "exposed":
-            return "chained" if a.folds == "hidden" else a.folds
+            return "serial" if a.folds == "serial" else "chained"
         return self.folds or a.folds
 
 

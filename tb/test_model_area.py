@@ -18,10 +18,12 @@ from gradloom_model.area import (
     provenance,
 )
 from gradloom_model.assumptions import Assumptions
+from gradloom_model.csv_reader import load
+from gradloom_model.energy import load as load_energies
+from gradloom_model.estimate import estimate
+from gradloom_model.iso import ARRAYS, OURS, PLAIN, equal_area
 from gradloom_model.sram import cacti, data_rows
 from gradloom_synth.command import variants
-
-PLAIN, OURS = "plain WS", "+ hidden load and drain"
 
 
 def longest(kind, ratio, target):
@@ -167,3 +169,23 @@ def test_iso_area_with_buffers_is_the_largest_that_fits():
 def test_says_what_is_not_known(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_every_array_of_equal_area_fits_and_costs_what_it_costs_alone():
+    network, a = load("resnet20_cifar"), Assumptions(rows=16, columns=16)
+    table = load_energies("aladdin65")
+    found = list(equal_area(network, a, table))
+    assert [(one.reference, one.schedule) for one in found] == [
+        (reference, schedule) for reference in (OURS, PLAIN)
+        for schedules in ARRAYS.values() for schedule in schedules]
+    for one in found:
+        room = array_area(one.reference, 16, 16)
+        assert array_area(one.kind, one.rows, one.columns) <= room
+        assert array_area(one.kind, one.rows + 1, one.columns + 1) > room
+        alone = estimate(network, a.with_changes(rows=one.rows, columns=one.columns),
+                         [one.schedule]).steps[one.schedule]
+        assert one.cycles == alone.cycles.sum()
+        assert one.accesses == alone.accesses.sum()
+    sizes = {(one.reference, one.kind): one.rows for one in found}
+    assert sizes[OURS, OURS] == sizes[PLAIN, PLAIN] == 16
+    assert sizes[PLAIN, OURS] < 16 < sizes[OURS, PLAIN]

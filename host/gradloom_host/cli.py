@@ -153,6 +153,9 @@ def _add_estimate(commands) -> None:
                           dest="changes", help="change any of the assumptions that are printed")
     estimate.add_argument("--size", action="extend", nargs="+", default=[], metavar="NAME=NUMBER",
                           help="sizes of symbolic dimensions of an .onnx file")
+    estimate.add_argument("--iso-area", action="store_true",
+                          help="also compare arrays of equal area: the baselines enlarged to ours, "
+                          "ours shrunk to a plain one")
     estimate.add_argument("--layers", action="store_true",
                           help="print each layer, under the schedules of --schedule or under best")
     for kind, what in (("json", "all numbers"), ("csv", "a row a layer, schedule and pass"),

@@ -20,6 +20,7 @@ from .csv_reader import shipped
 from .energy import drams, load, tables
 from .estimate import BEST, estimate
 from .export import to_csv, to_json
+from .iso import equal_area
 from .layers import Network
 from .read import network as read_network
 from .schedules import BASELINE, SCHEDULES
@@ -68,7 +69,8 @@ def estimate_command(options: argparse.Namespace, config: Config | None) -> int:
     report = Report(estimate(network, assumptions), table)
     console = _console()
     layers = (schedules if options.schedule else [BEST]) if options.layers else []
-    print_report(console, report, schedules, layers=layers)
+    equal = list(equal_area(network, assumptions, table)) if options.iso_area else ()
+    print_report(console, report, schedules, layers=layers, equal=equal)
     for kind, path in targets.items():
         write_file(path, writers[kind](report))
         console.print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)

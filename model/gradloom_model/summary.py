@@ -48,11 +48,11 @@ _UNITS = {"forward": "Y", "input gradient": "dX", "weight gradient": "dW",
 NOTES = (
     "Only matrix products and the update of weights are counted. Pooling, normalization, "
     "activation functions, additions, loss and rounding are not in the model.",
-    "All schedules run on an array of the same size, not of the same area.",
+    "All schedules run on an array of the same size, not of the same area (see --iso-area).",
     "What skipping and narrow activations do to accuracy is not in the model: the share of "
     "samples skipped is taken as given.",
     "DRAM is a bandwidth: no latency, no bursts, no refresh. What a pass moves overlaps with its "
-    "own computing, and with no other pass.",
+    "own computing, an update's with the gradients that it uses, and with no other pass.",
     "Cycles have no length: no placement, wiring or clock frequency stands behind them. Energy is "
     "dynamic only: no leakage, no clock tree, no control.",
 )

@@ -7,6 +7,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from .iso import OURS, EqualArea
 from .layers import Layer
 from .memory import REASONS
 from .schedules import BASELINE
@@ -32,7 +33,7 @@ SHORT_OPERANDS = ("X, Y", "D, dX", "W", "dW", "state", "sums", "masks")
 
 
 def print_report(console: Console, report: Report, schedules: Sequence[str], *,
-                 layers: Sequence[str] = ()) -> None:
+                 layers: Sequence[str] = (), equal: Sequence[EqualArea] = ()) -> None:
     """Print head, schedules, accesses, layers where asked for, assumptions and notes.
 
     Parameters
@@ -43,12 +44,18 @@ def print_report(console: Console, report: Report, schedules: Sequence[str], *,
         What to show.
     layers : names
         Schedules to show layer by layer.
+    equal : sequence of EqualArea
+        Arrays of equal area to show.
     """
     _lines(console, _head(report))
     for table in (_schedules(console, report, schedules), _accesses(console, report, schedules),
+                  *(_equal_area(console, report, equal) for _ in equal[:1]),
                   *(_layers(console, report, name) for name in layers)):
         console.print()
         console.print(table)
+    if equal:
+        _lines(console, ["Equal area: arrays after synthesis, edges included, buffers and control "
+                         "left out; the baselines are given hidden loads that their area lacks."])
     console.print()
     if layers:
         _lines(console, ["Moved again:"])
@@ -114,6 +121,25 @@ def _accesses(console: Console, report: Report, schedules: Sequence[str]) -> Tab
     table = _table(console, "Buffer accesses, elements", "schedule", *SHORT_OPERANDS)
     for name in schedules:
         table.add_row(name, *(amount(value) for value in report.summaries[name].accesses.values()))
+    return table
+
+
+def _equal_area(console: Console, report: Report, equal: Sequence[EqualArea]) -> Table:
+    a = report.assumptions
+    table = _table(console, "Equal area, gains over the first of each", "array", "size", "schedule",
+                   "cycles", "gain", "accesses", "gain", "energy", "gain")
+    table.columns[2].justify = "left"
+    base = None
+    for one in equal:
+        if base is None or one.reference != base.reference:
+            base = one
+            whose = "ours" if one.reference == OURS else "plain"
+            table.add_row(f"area of {whose}", f"{a.rows} x {a.columns}", style="italic")
+        table.add_row(
+            f"  {one.kind}", f"{one.rows} x {one.columns}", one.schedule, f"{one.cycles:,.0f}",
+            f"{base.cycles / one.cycles:.2f}", amount(one.accesses),
+            f"{base.accesses / one.accesses:.2f}", joules(one.energy, report.table.unit),
+            f"{base.energy / one.energy:.2f}")
     return table
 
 

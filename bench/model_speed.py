@@ -7,9 +7,9 @@ from collections.abc import Callable
 from common import arguments, emit
 
 from gradloom_model.assumptions import Assumptions
-from gradloom_model.csv_reader import load
 from gradloom_model.estimate import BEST, estimate
 from gradloom_model.geometry import geometry
+from gradloom_model.readers.csv_reader import load
 from gradloom_model.schedules import SCHEDULES
 from gradloom_model.sweep import grid, sweep
 

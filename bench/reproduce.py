@@ -16,11 +16,11 @@ from savings import Totals, savings, totals
 from gradloom_host.files import write_file
 from gradloom_model.area import array_area, iso_area, provenance
 from gradloom_model.assumptions import Assumptions
-from gradloom_model.csv_reader import load as load_network
-from gradloom_model.csv_reader import shipped
 from gradloom_model.energy import load as load_table
 from gradloom_model.energy import tables as table_names
 from gradloom_model.layers import Layer, Network
+from gradloom_model.readers.csv_reader import load as load_network
+from gradloom_model.readers.csv_reader import shipped
 from gradloom_model.schedules import SCHEDULES
 
 PAGE = Path(__file__).parents[1] / "docs" / "reproduction.md"

@@ -12,12 +12,12 @@ from onnx import TensorProto, helper
 
 from gradloom_golden.config import preset
 from gradloom_host.cli import main
-from gradloom_model import command
 from gradloom_model.assumptions import Assumptions
-from gradloom_model.csv_reader import shipped
 from gradloom_model.energy import tables
 from gradloom_model.estimate import BEST, estimate
-from gradloom_model.read import network
+from gradloom_model.readers.csv_reader import shipped
+from gradloom_model.readers.read import network
+from gradloom_model.reports import command
 from gradloom_model.schedules import SCHEDULES
 
 HEADER = "name,type,N_out,C_in,K_h,K_w,stride_h,stride_w,pad_h,pad_w,H_in,W_in,groups\n"

@@ -18,10 +18,10 @@ from gradloom_model.area import (
     provenance,
 )
 from gradloom_model.assumptions import Assumptions
-from gradloom_model.csv_reader import load
 from gradloom_model.energy import load as load_energies
 from gradloom_model.estimate import estimate
 from gradloom_model.iso import ARRAYS, OURS, PLAIN, equal_area
+from gradloom_model.readers.csv_reader import load
 from gradloom_model.sram import cacti, data_rows
 from gradloom_synth.command import variants
 

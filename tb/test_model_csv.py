@@ -2,9 +2,9 @@
 
 import pytest
 
-from gradloom_model.csv_reader import load, read_csv, shipped
 from gradloom_model.layers import Layer, Network
-from gradloom_model.read import network
+from gradloom_model.readers.csv_reader import load, read_csv, shipped
+from gradloom_model.readers.read import network
 
 HEADER = "name,type,N_out,C_in,K_h,K_w,stride_h,stride_w,pad_h,pad_w,H_in,W_in,groups"
 CONV = "c,conv,8,3,3,5,2,1,1,2,32,30,1"

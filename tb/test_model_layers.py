@@ -7,7 +7,7 @@ import pytest
 
 import model_count
 from gradloom_model.layers import Layer, Network, Operator
-from gradloom_model.products import (
+from gradloom_model.readers.products import (
     Axis,
     Names,
     attention,

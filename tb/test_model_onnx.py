@@ -7,9 +7,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 import model_count
 from gradloom_model.layers import Layer
-from gradloom_model.onnx_products import PRODUCTS
-from gradloom_model.onnx_reader import KNOWN, KNOWN_MICROSOFT, read_onnx
-from gradloom_model.read import network
+from gradloom_model.readers.onnx_products import PRODUCTS
+from gradloom_model.readers.onnx_reader import KNOWN, KNOWN_MICROSOFT, read_onnx
+from gradloom_model.readers.read import network
 
 MICROSOFT = "com.microsoft"
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from gradloom_model.csv_reader import load
 from gradloom_model.gemms import Gemm, gemms
 from gradloom_model.layers import Layer, Network
+from gradloom_model.readers.csv_reader import load
 
 PEERS = Path(os.environ.get("GRADLOOM_PEERS") or Path(__file__).parents[2] / "shared" / "peers")
 LISTS = {"input gradient": "scalesim_resnet50_input_grad.csv",

@@ -11,18 +11,17 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from gradloom_model import charts
 from gradloom_model.assumptions import Assumptions
 from gradloom_model.counts import ACCESSES
-from gradloom_model.csv_reader import load as load_network
 from gradloom_model.energy import load as load_table
 from gradloom_model.estimate import BEST, estimate
-from gradloom_model.export import to_csv, to_json
-from gradloom_model.html import OTHERS, SECTIONS, to_html
 from gradloom_model.layers import Layer, Network, Operator
 from gradloom_model.memory import REASONS
-from gradloom_model.schedules import BASELINE, SCHEDULES
-from gradloom_model.summary import (
+from gradloom_model.readers.csv_reader import load as load_network
+from gradloom_model.reports import charts
+from gradloom_model.reports.export import to_csv, to_json
+from gradloom_model.reports.html import OTHERS, SECTIONS, to_html
+from gradloom_model.reports.summary import (
     COMPONENT_TITLES,
     MOVED_TITLES,
     NOTES,
@@ -35,7 +34,8 @@ from gradloom_model.summary import (
     short_reason,
     titles,
 )
-from gradloom_model.table import print_report, shape_of
+from gradloom_model.reports.table import print_report, shape_of
+from gradloom_model.schedules import BASELINE, SCHEDULES
 
 ALL = [*SCHEDULES, BEST]
 

@@ -9,10 +9,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import model_count
-from gradloom_model.csv_reader import read_csv
 from gradloom_model.layers import Layer
-from gradloom_model.onnx_reader import read_onnx
-from gradloom_model.read import network
+from gradloom_model.readers.csv_reader import read_csv
+from gradloom_model.readers.onnx_reader import read_onnx
+from gradloom_model.readers.read import network
 
 torch = pytest.importorskip(
     "torch", reason="PyTorch is not installed: run pip install 'gradloom[torch]'")
@@ -20,7 +20,7 @@ torch = pytest.importorskip(
 from torch import nn  # noqa: E402 - only with PyTorch
 from torch.nn import functional  # noqa: E402
 
-from gradloom_model.torch_reader import read_torch  # noqa: E402
+from gradloom_model.readers.torch_reader import read_torch  # noqa: E402
 
 # On tensors this small more threads only wait for each other.
 torch.set_num_threads(1)
@@ -361,7 +361,7 @@ def test_network_reads_modules():
 
 def test_says_how_to_install_pytorch():
     code = ("import sys; sys.modules['torch'] = None\n"
-            "from gradloom_model import read\n"
+            "from gradloom_model.readers import read\n"
             "class Module:\n    named_modules = print\n"
             "try:\n    read.network(Module(), 1)\n"
             "except ImportError as error:\n    print(error)\n")

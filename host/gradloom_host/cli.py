@@ -354,6 +354,6 @@ def _area(options: argparse.Namespace) -> int:
 
 
 def _estimate(options: argparse.Namespace) -> int:
-    from gradloom_model.command import estimate_command  # noqa: PLC0415 - as the others
+    from gradloom_model.reports.command import estimate_command  # noqa: PLC0415 - as the others
 
     return estimate_command(options, None if options.preset is None else _preset(options.preset))

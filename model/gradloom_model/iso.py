@@ -8,8 +8,8 @@ from .assumptions import Assumptions
 from .energy import EnergyTable
 from .estimate import estimate
 from .layers import Network
+from .reports.summary import Report
 from .schedules import BASELINE
-from .summary import Report
 
 __all__ = ["ARRAYS", "OURS", "PLAIN", "EqualArea", "equal_area"]
 

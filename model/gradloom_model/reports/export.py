@@ -8,10 +8,10 @@ from dataclasses import asdict
 
 import numpy as np
 
-from .counts import COUNTS
-from .estimate import StepCost
-from .memory import REASONS
-from .schedules import BASELINE
+from ..counts import COUNTS
+from ..estimate import StepCost
+from ..memory import REASONS
+from ..schedules import BASELINE
 from .summary import (
     COMPONENT_TITLES,
     MOVED_TITLES,

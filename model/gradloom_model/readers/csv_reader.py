@@ -8,7 +8,7 @@ from io import StringIO
 from os import PathLike
 from pathlib import Path
 
-from .layers import Layer, Network
+from ..layers import Layer, Network
 
 __all__ = ["load", "read_csv", "shipped"]
 

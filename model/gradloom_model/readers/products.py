@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from .layers import Layer
+from ..layers import Layer
 
 __all__ = ["Axis", "Names", "attention", "contraction", "convolution", "per_sample",
            "transposed_convolution"]

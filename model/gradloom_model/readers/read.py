@@ -4,8 +4,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from ..layers import Network
 from .csv_reader import load, read_csv
-from .layers import Network
 
 __all__ = ["network"]
 

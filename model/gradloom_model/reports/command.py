@@ -14,16 +14,16 @@ from rich.table import Table
 from gradloom_golden.config import Config
 from gradloom_host.files import write_file
 
-from .assumptions import CHOICES, Assumptions
-from .csv_reader import load as load_network
-from .csv_reader import shipped
-from .energy import drams, load, tables
-from .estimate import BEST, estimate
+from ..assumptions import CHOICES, Assumptions
+from ..energy import drams, load, tables
+from ..estimate import BEST, estimate
+from ..iso import equal_area
+from ..layers import Network
+from ..readers.csv_reader import load as load_network
+from ..readers.csv_reader import shipped
+from ..readers.read import network as read_network
+from ..schedules import BASELINE, SCHEDULES
 from .export import to_csv, to_json
-from .iso import equal_area
-from .layers import Network
-from .read import network as read_network
-from .schedules import BASELINE, SCHEDULES
 from .summary import Report, titles
 from .table import print_report
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from onnx import NodeProto, helper
 
-from .layers import Layer
+from ..layers import Layer
 from .onnx_values import Unknown, Value
 from .products import (
     Axis,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from .layers import Layer
+from ..layers import Layer
 from .products import Axis, attention, contraction, convolution, transposed_convolution
 
 __all__ = ["PRODUCTS", "Trace", "multiplies"]

@@ -8,13 +8,13 @@ from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 
-from .assumptions import Assumptions
-from .counts import ACCESSES, Counts
-from .energy import COMPONENTS, EnergyTable, energy, notes, prices
-from .estimate import BEST, Estimate, StepCost
-from .layers import Network
-from .memory import REASONS
-from .schedules import BASELINE, SCHEDULES
+from ..assumptions import Assumptions
+from ..counts import ACCESSES, Counts
+from ..energy import COMPONENTS, EnergyTable, energy, notes, prices
+from ..estimate import BEST, Estimate, StepCost
+from ..layers import Network
+from ..memory import REASONS
+from ..schedules import BASELINE, SCHEDULES
 
 __all__ = [
     "COMPONENT_TITLES", "MOVED_TITLES", "NOTES", "OPERANDS", "RESIDENT", "SHORT_REASONS", "Report",

@@ -9,9 +9,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from .estimate import BEST
-from .memory import REASONS
-from .schedules import BASELINE
+from ..estimate import BEST
+from ..memory import REASONS
+from ..schedules import BASELINE
+from ..sweep import Result, grid, sweep
 from .summary import (
     COMPONENT_TITLES,
     MOVED_TITLES,
@@ -24,7 +25,6 @@ from .summary import (
     energy_unit,
     joules,
 )
-from .sweep import Result, grid, sweep
 
 __all__ = ["Chart", "by_layer", "cycles_by_layer", "dram_by_layer", "roofline", "savings",
            "sensitivity", "totals"]

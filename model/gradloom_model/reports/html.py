@@ -8,12 +8,12 @@ from importlib import resources
 import numpy as np
 from plotly.offline import get_plotlyjs
 
+from ..estimate import BEST
+from ..memory import REASONS
+from ..schedules import BASELINE
 from . import charts
 from .charts import STYLES, Chart
 from .drawings import drawings
-from .estimate import BEST
-from .memory import REASONS
-from .schedules import BASELINE
 from .summary import (
     NOTES,
     RESIDENT,
@@ -29,7 +29,7 @@ from .table import shape_of
 
 __all__ = ["to_html"]
 
-PAGE = "gradloom_model"
+PAGE = "gradloom_model.reports"
 
 OTHERS = ("ws", "os", "double-buffered")
 """Schedules that need no array of ours, beside the baseline; the best of them is the fairest."""

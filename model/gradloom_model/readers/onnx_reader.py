@@ -10,7 +10,7 @@ import onnx.inliner
 from google.protobuf.message import DecodeError
 from onnx import AttributeProto, GraphProto, NodeProto
 
-from .layers import Layer, Network, Operator
+from ..layers import Layer, Network, Operator
 from .onnx_products import PRODUCTS, Product
 from .onnx_values import SCALARS, STANDARD, Unknown, Value, Values
 from .products import Names

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils._pytree import tree_leaves, tree_map_only  # noqa: E402
 from torch.utils.weak import WeakIdKeyDictionary  # noqa: E402
 
-from .layers import Layer, Network, Operator  # noqa: E402
+from ..layers import Layer, Network, Operator  # noqa: E402
 from .products import Names  # noqa: E402
 from .torch_products import PRODUCTS, Trace, multiplies  # noqa: E402
 

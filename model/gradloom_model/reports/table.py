@@ -7,10 +7,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from .iso import OURS, EqualArea
-from .layers import Layer
-from .memory import REASONS
-from .schedules import BASELINE
+from ..iso import OURS, EqualArea
+from ..layers import Layer
+from ..memory import REASONS
+from ..schedules import BASELINE
 from .summary import (
     NOTES,
     SHORT_REASONS,

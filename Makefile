@@ -4,10 +4,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-BENCHES := schedules tile utilization resnet20 streaming simulation generation levers
+BENCHES := schedules tile utilization resnet20 streaming simulation generation levers model_speed
 
 .DEFAULT_GOAL := help
-.PHONY: help train test nightly lint bench area clean
+.PHONY: help train test nightly lint bench reproduce area clean
 
 help:
 	@echo "make train   train the digits network on the generated accelerator and check every bit"
@@ -15,6 +15,7 @@ help:
 	@echo "make nightly the same with the slow tests"
 	@echo "make lint    ruff and pyright"
 	@echo "make bench   the benchmarks behind the published tables, into build/bench"
+	@echo "make reproduce  write docs/reproduction.md: the papers' numbers and ours"
 	@echo "make area    synthesize and report cells"
 	@echo "make clean   remove build/ and caches; keeps $(VENV)"
 
@@ -35,6 +36,9 @@ bench: $(VENV)/.dev-stamp
 	set -e; for name in $(BENCHES); do \
 	  $(BIN)/python bench/$$name.py --json build/bench/$$name.json; \
 	done
+
+reproduce: $(VENV)/.dev-stamp
+	$(BIN)/python bench/reproduce.py
 
 area: $(VENV)/.dev-stamp
 	$(BIN)/gradloom area edge --report build/area

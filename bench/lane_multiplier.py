@@ -1,4 +1,4 @@
-"""Area of the lane multiplier and its adder, against a plain multiplier-adder."""
+"""Area of the lane multiplier, its choice of factors and its adder, against a plain one."""
 
 import argparse
 from pathlib import Path
@@ -32,8 +32,9 @@ class LaneAdder(wiring.Component):
     """The same on packed words, as in a cell."""
 
     def __init__(self):
-        super().__init__({"word": In(8), "factors": In(32), "two": In(1), "four": In(1),
-                          "addend": In(signed(SUM_BITS)), "total": Out(signed(SUM_BITS))})
+        super().__init__({"word": In(8), "factor": In(signed(8)), "two": In(1), "four": In(1),
+                          "steps": In(signed(8)).array(4), "addend": In(signed(SUM_BITS)),
+                          "total": Out(signed(SUM_BITS))})
 
     def elaborate(self, platform):
         m = Module()
@@ -41,7 +42,8 @@ class LaneAdder(wiring.Component):
         product = Cat(multiplier.carry, multiplier.product).as_signed()
         m.d.comb += [
             multiplier.word.eq(self.word), multiplier.two.eq(self.two),
-            multiplier.four.eq(self.four), multiplier.factors.as_value().eq(self.factors),
+            multiplier.four.eq(self.four), multiplier.factor.eq(self.factor),
+            *(step.eq(given) for step, given in zip(multiplier.steps, self.steps)),
             self.total.eq((Cat(Const(1), self.addend).as_signed() + product) >> 1),
         ]
         return m

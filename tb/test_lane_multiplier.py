@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from amaranth import Module, Signal, signed
 from amaranth.back import rtlil
-from amaranth.lib import data, wiring
+from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
 
@@ -16,6 +16,9 @@ from gradloom.lane_multiplier import LaneMultiplier
 from gradloom_golden.lanes import lane_multiply
 
 LANES = (1, 2, 4)
+NEWEST_FIRST = {1: (), 2: (1, 0), 4: (3, 1, 2, 0)}
+"""Fields of a word in the order of the steps that they go with."""
+
 RUN = (
     "import sys; from pyosys import libyosys as ys; ys.run_pass('script ' + sys.argv[1], "
     "ys.Design())"
@@ -38,7 +41,12 @@ def results(dut, lanes, factors):
         ctx.set(dut.two, lanes == 2)
         ctx.set(dut.four, lanes == 4)
         for choice in factors.tolist():
-            ctx.set(dut.factors, choice)
+            # What does not count is another factor than any that does.
+            ctx.set(dut.factor, choice[0] if lanes == 1 else ~choice[0])
+            for port in dut.steps:
+                ctx.set(port, ~choice[0])
+            for port, field in zip(dut.steps, NEWEST_FIRST[lanes]):
+                ctx.set(port, choice[field * 4 // lanes])
             for word in range(256):
                 ctx.set(dut.word, word)
                 got.append(ctx.get(dut.product) + ctx.get(dut.carry))
@@ -66,7 +74,7 @@ class Comparison(wiring.Component):
         self._lanes = lanes
         super().__init__({
             "word": In(8),
-            "factors": In(data.ArrayLayout(signed(dut.factor_bits), 4)),
+            "factors": In(signed(dut.factor_bits)).array(4),
             "same": Out(1),
         })
 
@@ -78,7 +86,9 @@ class Comparison(wiring.Component):
             dut.word.eq(self.word),
             dut.two.eq(lanes == 2),
             dut.four.eq(lanes == 4),
-            *(dut.factors[k].eq(self.factors[k * lanes // 4]) for k in range(4)),
+            dut.factor.eq(self.factors[0]),
+            *(step.eq(self.factors[field])
+              for step, field in zip(dut.steps, NEWEST_FIRST[lanes])),
         ]
         fields = [self.word[k * bits : (k + 1) * bits].as_signed() for k in range(lanes)]
         sums = [field * self.factors[k] for k, field in enumerate(fields)]

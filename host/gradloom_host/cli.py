@@ -15,7 +15,6 @@ from gradloom_golden.program import Schedule
 
 from .device import BACKENDS, Device, DeviceError, Mismatch
 from .digits import digits
-from .export import write_machine
 from .files import write_file
 from .missing import MissingExtraError, require
 from .trace import PASSES, draw, trace
@@ -121,6 +120,52 @@ def _parser() -> argparse.ArgumentParser:
     area.add_argument("--report", type=Path, metavar="DIR", help="write area.json there")
     area.set_defaults(command=_area)
 
+    _add_estimate(commands)
+    _add_study(commands)
+    return parser
+
+
+def _add_estimate(commands) -> None:
+    estimate = commands.add_parser(
+        "estimate", help="cycles, accesses and energy of training any network, without building")
+    estimate.add_argument("network", nargs="?", metavar="NETWORK",
+                          help="one of --list, or the path of a .csv or .onnx file")
+    estimate.add_argument("--list", action="store_true",
+                          help="print the networks, energy tables and schedules that there are")
+    estimate.add_argument("--preset", metavar="PRESET",
+                          help=f"machine: one of {', '.join(PRESETS)}, or a config.json (default: "
+                          "none, as the printed assumptions say)")
+    estimate.add_argument("--array", type=_edges, metavar="RxC",
+                          help="rows and columns of the array (default 32x32)")
+    estimate.add_argument("--batch", type=_count, metavar="N",
+                          help="samples of a training step (default 16)")
+    estimate.add_argument("--skip", type=_part, metavar="S",
+                          help="share of the samples that schedules with skip leave out, 0 to 1 "
+                          "(default 0.7583)")
+    estimate.add_argument("--lanes", type=int, choices=(2, 4, 8), metavar="2|4|8",
+                          help="activation bits of schedules with lanes (default 2)")
+    estimate.add_argument("--schedule", type=_names, action="extend", metavar="NAME[,NAME...]",
+                          help="what to print and write (default: all)")
+    estimate.add_argument("--energy", default="horowitz45", metavar="TABLE",
+                          help="energies: one of --list, or a .toml file (default horowitz45)")
+    estimate.add_argument("--dram", metavar="NAME",
+                          help="DRAM in place of the energy table's own, one of --list")
+    estimate.add_argument("--set", action="extend", nargs="+", default=[], metavar="FIELD=VALUE",
+                          dest="changes", help="change any of the assumptions that are printed")
+    estimate.add_argument("--size", action="extend", nargs="+", default=[], metavar="NAME=NUMBER",
+                          help="sizes of symbolic dimensions of an .onnx file")
+    estimate.add_argument("--iso-area", action="store_true",
+                          help="also compare arrays of equal area: the baselines enlarged to ours, "
+                          "ours shrunk to a plain one")
+    estimate.add_argument("--layers", action="store_true",
+                          help="print each layer, under the schedules of --schedule or under best")
+    for kind, what in (("json", "all numbers"), ("csv", "a row a layer, schedule and pass"),
+                       ("html", "a page with charts that needs no network")):
+        estimate.add_argument(f"--{kind}", type=Path, metavar="FILE", help=f"write {what} there")
+    estimate.set_defaults(command=_estimate)
+
+
+def _add_study(commands) -> None:
     study = commands.add_parser("study", help="train networks in the machine's arithmetic, skip "
                                 "and precision by policy, and compare")
     study.add_argument("words", nargs="+", metavar="CONFIG.toml | plot RESULTS | page RESULTS...",
@@ -143,7 +188,6 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("--only", action="extend", nargs="+", default=[], metavar="POLICY",
                        help="run only these policies of the configuration")
     study.set_defaults(command=_study)
-    return parser
 
 
 def _add_machine(parser: argparse.ArgumentParser, *, positional: bool = False,
@@ -167,9 +211,11 @@ def _config(options: argparse.Namespace) -> Config:
         if not equals:
             raise ValueError(f"--set takes FIELD=VALUE, not {change!r}")
         changes[name] = _value(text, kinds.get(name))
-    base = options.preset
-    config = Config.from_json(Path(base).read_text()) if base.endswith(".json") else preset(base)
-    return config.with_changes(**changes)
+    return _preset(options.preset).with_changes(**changes)
+
+
+def _preset(base: str) -> Config:
+    return Config.from_json(Path(base).read_text()) if base.endswith(".json") else preset(base)
 
 
 def _value(text: str, kind):
@@ -213,6 +259,27 @@ def _share(text: str, least: float, *, otherwise: str = "") -> float:
     return value
 
 
+def _part(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0 to 1")
+    return value
+
+
+def _edges(text: str) -> tuple[int, int]:
+    rows, _, columns = text.partition("x")
+    if not (rows.isdecimal() and columns.isdecimal() and int(rows) and int(columns)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not ROWSxCOLUMNS, such as 32x32")
+    return int(rows), int(columns)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
+
+
 def _skip(text: str) -> float | None:
     return None if text == "off" else _share(text, 0.5, otherwise=", nor off")
 
@@ -229,6 +296,8 @@ def _lanes(text: str) -> int | None:
 
 
 def _verilog(options: argparse.Namespace) -> int:
+    from .export import write_machine  # noqa: PLC0415 - Amaranth, which only this command needs
+
     for path in write_machine(_config(options), options.output):
         print(path)
     return DONE
@@ -308,6 +377,12 @@ def _area(options: argparse.Namespace) -> int:
     from gradloom_synth.command import area_command  # noqa: PLC0415 - needs the synth extra
 
     return area_command(_config(options), options.preset, options.liberty, options.report)
+
+
+def _estimate(options: argparse.Namespace) -> int:
+    from gradloom_model.reports.command import estimate_command  # noqa: PLC0415 - as the others
+
+    return estimate_command(options, None if options.preset is None else _preset(options.preset))
 
 
 def _study(options: argparse.Namespace) -> int:

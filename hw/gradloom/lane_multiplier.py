@@ -1,7 +1,7 @@
 """Lane multiplier: one 8-bit word of one, two or four activations times one factor a field."""
 
 from amaranth import Cat, Const, Module, Mux, Signal, signed
-from amaranth.lib import data, wiring
+from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 __all__ = ["LaneMultiplier"]
@@ -36,9 +36,11 @@ class LaneMultiplier(wiring.Component):
     -------
     word : In(8)
         Fields, lowest first.
-    factors : In(ArrayLayout(signed(factor_bits), 4))
-        One a quarter of the word, lowest first. The quarters of one field must carry the same
-        factor: all four in 8-bit mode, 0 = 1 and 2 = 3 in 4-bit mode.
+    factor : In(signed(factor_bits))
+        Of an 8-bit word.
+    steps : In(signed(factor_bits)), four times
+        Of the fields of a packed word, newest first: field f of n goes with step
+        ``n - 1 - bit_reverse(f)``.
     two, four : In(1)
         The word holds two 4-bit or four 2-bit fields; both low, one 8-bit field. Never both high.
     product : Out(signed(8 + factor_bits))
@@ -48,7 +50,8 @@ class LaneMultiplier(wiring.Component):
     """
 
     word: Signal
-    factors: data.View
+    factor: Signal
+    steps: list[Signal]
     two: Signal
     four: Signal
     product: Signal
@@ -61,7 +64,8 @@ class LaneMultiplier(wiring.Component):
 
         super().__init__({
             "word": In(8),
-            "factors": In(data.ArrayLayout(signed(factor_bits), 4)),
+            "factor": In(signed(factor_bits)),
+            "steps": In(signed(factor_bits)).array(4),
             "two": In(1),
             "four": In(1),
             "product": Out(signed(8 + factor_bits)),
@@ -73,12 +77,13 @@ class LaneMultiplier(wiring.Component):
         packed = Signal()
         m.d.comb += packed.eq(self.two | self.four)
         singles, doubles = self._recode(m, packed)
+        factors = self._choose(m, packed)
 
         # A quarter times its factor is `part + carry`. Parts are added where the fields put them.
         # A part that moves up by n bits is filled with n carries, which moves its carry up too.
         bits = self.factor_bits
         carries = [self.word[2 * k + 1] for k in range(4)]
-        parts = [self._part(m, k, singles[2 * k], doubles[2 * k]) for k in range(4)]
+        parts = [self._part(m, k, factors[k], singles[2 * k], doubles[2 * k]) for k in range(4)]
         halves = []
         for k in range(2):
             low, high = parts[2 * k : 2 * k + 2]
@@ -114,19 +119,36 @@ class LaneMultiplier(wiring.Component):
         ]
         return singles, doubles
 
-    def _part(self, m, k, single, double):
+    def _choose(self, m, packed):
+        """Return the factor of each quarter.
+
+        They are as wide as a half, and so is what they are chosen from: a sign is extended once,
+        ahead of all its copies and of all their uses.
+        """
+        wide = signed(self.factor_bits + 4)
+        factors = [Signal(wide, name=f"factor_{k}") for k in range(4)]
+        alone = Signal(wide)
+        m.d.comb += [
+            alone.eq(self.factor),
+            factors[3].eq(Mux(packed, self.steps[0], alone)),
+            factors[2].eq(Mux(self.four, self.steps[2], factors[3])),
+            factors[1].eq(Mux(packed, self.steps[1], factors[3])),
+            factors[0].eq(Mux(self.four, self.steps[3], factors[1])),
+        ]
+        return [factor.as_unsigned() for factor in factors]
+
+    def _part(self, m, k, factor, single, double):
         """Return the row of quarter `k`, less its carry.
 
-        It is as wide as a half from the start: a sign is extended once, ahead of all its copies.
+        Masks, not choices: digits are as good as random, and a simulator that branches on them
+        guesses wrong.
         """
-        bits = self.factor_bits + 4
-        factor = Signal(signed(bits), name=f"factor_{k}")
+        bits = len(factor)
         multiple = Signal(bits, name=f"multiple_{k}")
         part = Signal(bits, name=f"part_{k}")
         m.d.comb += [
-            factor.eq(self.factors[k]),
-            multiple.eq(Mux(single, factor.as_unsigned(), 0)
-                        | Mux(double, Cat(Const(0, 1), factor[:-1]), 0)),
+            multiple.eq(single.replicate(bits) & factor
+                        | double.replicate(bits) & Cat(Const(0, 1), factor[:-1])),
             part.eq(multiple ^ self.word[2 * k + 1].replicate(bits)),
         ]
         return part

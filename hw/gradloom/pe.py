@@ -1,7 +1,7 @@
 """Processing element: one multiplier for the forward pass, the input and the weight gradient."""
 
 from amaranth import Cat, Const, Module, Mux, Signal, signed, unsigned
-from amaranth.lib import data, wiring
+from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from gradloom_golden.config import Config
@@ -30,7 +30,7 @@ def cell_ports(config: Config) -> dict:
         "east": Out(partial_sum),
         "gradient_i": In(gradient),
         "gradient_o": Out(gradient),
-        "taps": In(data.ArrayLayout(gradient, TAPS)),
+        "taps": In(gradient).array(TAPS),
         "sum_i": In(partial_sum),
         "sum_o": Out(partial_sum),
         "weight_i": In(operand),
@@ -124,26 +124,16 @@ class ProcessingElement(wiring.Component):
             m.d.comb += product.eq(word.as_signed() * factor)
             return product, Const(0)
 
-        two = Signal()
-        four = Signal()
-        newest = Signal(signed(self.config.gradient_bits))
-        m.submodules.multiplier = multiplier = LaneMultiplier(
-            self.config.gradient_bits)
-        factors = multiplier.factors
+        m.submodules.multiplier = multiplier = LaneMultiplier(self.config.gradient_bits)
         m.d.comb += [
-            two.eq(self.wave_i.os & self.mode.two),
-            four.eq(self.wave_i.os & self.mode.four),
-            newest.eq(Mux(two | four, self.gradient_o, factor)),
-            # Quarter f multiplies step bit_reverse(f) of a group of four, f // 2 of a pair.
-            factors[3].eq(newest),
-            factors[2].eq(Mux(four, self.taps[1], newest)),
-            factors[1].eq(Mux(two | four, self.taps[0], newest)),
-            factors[0].eq(Mux(four, self.taps[2], factors[1])),
             multiplier.word.eq(word),
-            multiplier.two.eq(two),
-            multiplier.four.eq(four),
+            multiplier.factor.eq(factor),
+            multiplier.two.eq(self.wave_i.os & self.mode.two),
+            multiplier.four.eq(self.wave_i.os & self.mode.four),
             product.eq(multiplier.product),
         ]
+        for step, gradient in zip(multiplier.steps, [self.gradient_o, *self.taps], strict=True):
+            m.d.comb += step.eq(gradient)
         return product, multiplier.carry
 
     def _chain(self, m, weight, wgrad, total, adds_down):

@@ -3,7 +3,7 @@
 from functools import partial
 from typing import Any
 
-from amaranth import Cat, Module, Signal
+from amaranth import Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Member
 
@@ -48,7 +48,7 @@ class Row(wiring.Component):
         for column in range(self.config.columns):
             east = Signal.like(west, name=f"east_{column}")
             wave_east = Signal(Wave, name=f"wave_east_{column}")
-            seen = Cat(*(taps[column] for taps in self.taps_i))
+            seen = [taps[column] for taps in self.taps_i]
             inputs = {"mode": self.mode, "wave_i": wave, "west": west, "taps": seen}
             outputs = {"wave_o": wave_east, "east": east}
             for name in COLUMN_PORTS:

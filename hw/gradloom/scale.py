@@ -336,7 +336,8 @@ class Scales(wiring.Component):
         merging = Signal()
         m.d.sync += merging.eq(waiting & ~merging)
         with m.If(merging):
-            m.d.sync += [waiting.eq(0), seen.bit_select(place, 1).eq(1)]
+            # One word that is shifted: a bit selected by number would be a choice for each.
+            m.d.sync += [waiting.eq(0), seen.eq(seen | Const(1) << place)]
         with m.If(end):
             m.d.sync += [waiting.eq(1), place.eq(scale), added.eq(totals)]
 

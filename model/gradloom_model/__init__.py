@@ -1,0 +1,1 @@
+"""Cycles, accesses and energy of training whole networks on the array."""

@@ -1,0 +1,1 @@
+"""Networks from tables, ONNX files and PyTorch modules."""

@@ -1,0 +1,1 @@
+"""What `gradloom estimate` shows: terminal, files, one HTML page."""

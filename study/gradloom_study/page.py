@@ -6,31 +6,45 @@ from typing import Any
 
 import numpy as np
 
+from gradloom_golden.config import PRESETS
 from gradloom_host.files import write_file
+from gradloom_model.energy import load
 
 from .cycles import SlotModel, bound, gain, layers_of
 from .data import DATA_SHAPES
+from .machine_cost import MachineModel
 from .networks import NETWORKS
 from .summary import BASELINE, Row, is_complete, summarise
 
 __all__ = ["page", "write_page"]
+
+MACHINE, ENERGIES = PRESETS["base"], "aladdin65"
+"""What gains are computed for, and the table of energies."""
 
 SKIP_GOAL = 0.76
 """Share of gradients that the literature's rule skipped on CIFAR-10."""
 
 CHANGE_GOAL = 0.003
 
-HEAD = """# Does it still learn?
+HEAD = f"""# Does it still learn?
 
 What skipping gradients and cutting activations cost in accuracy, in the machine's own arithmetic.
 `gradloom study page` wrote this page from the results of runs; [study.md](study.md) says what is
 emulated, what the policies are, and how each figure is computed.
+
+Gains are of the whole training run over sequential 8-bit training without skip, from the recorded
+skip rates and bits, by the cost model ([model.md](model.md)): the machine of {MACHINE.rows} x
+{MACHINE.columns}, buffers in place, no DRAM, energies of {ENERGIES}. The baseline has the same
+forward pass, then two backward passes whose loads show; what interleaving, hidden loads and the
+fused update give without any skipping is the gain of `{BASELINE}`. Slots leave out loads, drains,
+skew and the update; the bound, `3 / (1 + (1 - s)(1 + 1/q))`, takes all layers for alike.
 """
 
 TABLE = """
 | policy | seeds | epochs | test accuracy, % | to {base}, points | gradients not computed, % | \
-forward passes not done, % | mean bits | slots, gain | bound |
-| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+forward passes not done, % | mean bits | cycles, gain | accesses, gain | energy, gain | \
+slots, gain | bound |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
 """
 
 
@@ -90,27 +104,34 @@ def _setting(settings: dict[str, Any], runs: Sequence[dict[str, Any]]) -> str:
 def _line(row: Row, content: dict[str, Any], done: Sequence[dict[str, Any]]) -> str:
     spread = f" ± {100 * row.spread:.2f}" if len(row.seeds) > 1 else ""
     change = "" if row.change is None else f"{100 * row.change:+.2f}"
-    slots, limit = _gains(row, content, done)
+    gains = " | ".join(_gains(row, content, done))
     return (f"| {row.policy} | {len(row.seeds)} | {row.epochs} | {100 * row.accuracy:.2f}{spread} "
             f"| {change} | {100 * row.skipped:.1f} | {100 * row.forward:.1f} "
-            f"| {'' if row.bits is None else f'{row.bits:.1f}'} | {slots} | {limit} |\n")
+            f"| {'' if row.bits is None else f'{row.bits:.1f}'} | {gains} |\n")
 
 
-def _gains(row: Row, content: dict[str, Any], done) -> tuple[str, str]:
-    """Return the gain in slots, and its bound at the recorded rates; nothing of float runs."""
+def _gains(row: Row, content: dict[str, Any], done) -> list[str]:
+    """Return the gains in cycles, accesses, energy and slots, and the bound at the recorded rates.
+
+    Float runs have none: the machine has no such arithmetic.
+    """
     if row.bits is None:
-        return "", ""
+        return [""] * 5
     settings = content["settings"]
     options = dict(settings["networks"][row.network])
     shape, classes = DATA_SHAPES[settings["data"]]
     layers = layers_of(NETWORKS[options.pop("kind")](shape, classes, **options))
+    batch, epochs = settings["batch"], settings["epochs"]
+    machine = MachineModel(MACHINE, batch, load(ENERGIES))
     ratios = []
     for run in done:
         if (run["network"], run["policy"]) == (row.network, row.policy):
-            own, base = gain(SlotModel(), layers, run, settings["batch"], settings["epochs"])
-            ratios.append(base.cycles / own.cycles)
-    limit = bound(row.skipped, 8 / row.bits) if not row.forward else None
-    return f"{np.mean(ratios):.2f}x", "" if limit is None else f"{limit:.2f}x"
+            own, base = gain(machine, layers, run, batch, epochs)
+            own_slots, base_slots = gain(SlotModel(), layers, run, batch, epochs)
+            ratios.append((base.cycles / own.cycles, base.accesses / own.accesses,
+                           base.energy / own.energy, base_slots.cycles / own_slots.cycles))
+    limit = f"{bound(row.skipped, 8 / row.bits):.2f}x" if not row.forward else ""
+    return [f"{mean:.2f}x" for mean in np.mean(ratios, axis=0)] + [limit]
 
 
 def _verdicts(rows: Sequence[Row]) -> list[str]:

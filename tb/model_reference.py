@@ -162,6 +162,7 @@ class Unit:
                 stretch = max(stretch, taken)
         self.found["passes"] += 1
         self.found["slots"] += sum(slots)
+        self.found["hops"] += sum(2 for _ in range(sum(slots))) * a.rows * a.columns
         self.found["cycles"] += a.lookup + extra + walk(
             folds, a.rows, a.columns, [stretch * one for one in slots], loads=loads, drains=drains,
             os_drain=a.os_drain)

@@ -19,10 +19,12 @@ An element of packed activations is a word of one row, whatever it holds. `dw` a
 on their way to an update of their own, `state` is what the optimizer keeps.
 """
 
-COUNTS = ("cycles", "passes", "slots", "os_slots", "macs", "products", "edge_sums", *ACCESSES)
+COUNTS = ("cycles", "passes", "slots", "os_slots", "hops", "macs", "products", "edge_sums",
+          *ACCESSES)
 """Everything counted.
 
 `slots`: cycles in which a row enters a tile; in `os_slots` of them sums stay in their cells.
+`hops`: elements that slots move into the registers of the next cells, two a cell and slot.
 `macs`: products of operands that exist. `products`: multiplications that the cells do for them, one
 for a packed word. `edge_sums`: sums of unfinished tiles that never leave the edge of the array.
 """

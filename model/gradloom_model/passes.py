@@ -19,6 +19,13 @@ __all__ = [
 ]
 
 
+HOPS = 2
+"""Elements that a slot writes into the registers of a cell: an operand and a sum, or two operands.
+
+Where a sum stays in its cell, X and D pass; the kept sum is no hop.
+"""
+
+
 def _k(work: Work, a: Assumptions, edge):
     """Return the elements of a row of the k side, on an edge, over all tiles and copies."""
     return work.copies * work.k_tiles(edge) * edge if a.padding == "counted" else work.all_k
@@ -63,6 +70,7 @@ def _timed(work: Work, a: Assumptions, folds: str, chunks: Chunks, tiles, slots_
         "passes": np.where(streams, chunks.count * parts, 0),
         "slots": chunks.sum(lambda steps: tiles * slots_of(steps)),
     }
+    found["hops"] = found["slots"] * HOPS * a.rows * a.columns
     return found | ({"os_slots": chunks.sum(lambda steps: tiles * stays(steps))} if stays else {})
 
 

@@ -151,6 +151,8 @@ class Summary:
         Those over cycles x cells; a packed word counts all its products, so that lanes may pass 1.
     accesses : dict of str to float
         Elements read and written, by operand.
+    hops : float
+        Elements that moved from cell to cell.
     dram : dict of str to float
         Bytes, by operand.
     energy : dict of str to float
@@ -165,6 +167,7 @@ class Summary:
     macs: float
     utilization: float
     accesses: Mapping[str, float]
+    hops: float
     dram: Mapping[str, float]
     energy: Mapping[str, float]
 
@@ -254,7 +257,8 @@ class Report:
             stalls=float(step.stall_cycles.sum()),
             ratio=float(self.step(BASELINE).cycles.sum()) / cycles, macs=macs,
             utilization=macs / (cycles * self.cells),
-            accesses=_sums(self.accesses(counts)), dram=_sums(self.dram(name)),
+            accesses=_sums(self.accesses(counts)), hops=float(counts["hops"].sum()),
+            dram=_sums(self.dram(name)),
             energy=_sums(self.energy(name)))
 
 

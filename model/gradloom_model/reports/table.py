@@ -118,9 +118,11 @@ def _schedules(console: Console, report: Report, schedules: Sequence[str]) -> Ta
 
 
 def _accesses(console: Console, report: Report, schedules: Sequence[str]) -> Table:
-    table = _table(console, "Buffer accesses, elements", "schedule", *SHORT_OPERANDS)
+    table = _table(console, "Buffer accesses and hops from cell to cell, elements", "schedule",
+                   *SHORT_OPERANDS, "hops")
     for name in schedules:
-        table.add_row(name, *(amount(value) for value in report.summaries[name].accesses.values()))
+        one = report.summaries[name]
+        table.add_row(name, *(amount(value) for value in (*one.accesses.values(), one.hops)))
     return table
 
 

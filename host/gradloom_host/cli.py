@@ -72,7 +72,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--samples", type=_count, metavar="N",
                        help="samples of an epoch of fashion-mnist (default: all)")
     train.add_argument("--backend", choices=BACKENDS, default="rtl",
-                       help="the Verilog in Verilator, or the NumPy model (default rtl)")
+                       help="the Verilog in Verilator, with multipliers and choices written in "
+                       "ways proved equal unless GRADLOOM_AS_SHIPPED is set; or the NumPy model "
+                       "(default rtl)")
     train.add_argument("--epochs", type=_count, metavar="N",
                        help="default 20, of fashion-mnist 1")
     train.add_argument("--hidden", type=_sizes, default=(96,), metavar="N[,N...]",

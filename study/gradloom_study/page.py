@@ -90,10 +90,9 @@ def _setting(settings: dict[str, Any], runs: Sequence[dict[str, Any]]) -> str:
         for known in (dict(machine) for machine in machines)))
     count = settings["train_samples"] or "all"
     halved = ", ".join(f"{share:g}" for share in settings["halvings"])
-    images = "as they are"
-    if settings["shift"] or settings["flip"]:
-        images = f"moved by up to {settings['shift']} pixels" + (
-            ", half of them mirrored" if settings["flip"] else "")
+    changed = [f"moved by up to {settings['shift']} pixels"] * bool(settings["shift"])
+    changed += ["half of them mirrored"] * settings["flip"]
+    images = ", ".join(changed) or "as they are"
     return (f"Data {settings['data']}, {count} training images, {images}; "
             f"{settings['epochs']} epochs, batches of {settings['batch']}, learning rate "
             f"2^-{settings['rate']} halved after {halved} of the run, momentum "

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 import model_reference as reference
 from gradloom_model.assumptions import CHOICES, Assumptions
+from gradloom_model.counts import total
 from gradloom_model.estimate import BEST, estimate, step_cost
 from gradloom_model.geometry import geometry
 from gradloom_model.layers import Layer, Network
 from gradloom_model.memory import traffic
-from gradloom_model.schedules import SCHEDULES, cost, step
+from gradloom_model.schedules import SCHEDULES, cost
 from gradloom_model.sweep import Point, sweep
 from gradloom_model.work import Products
 from model_strategies import ASSUMPTIONS, FOLDS, layers
@@ -48,7 +49,7 @@ def test_both_gradients_multiply_twice_what_forward_does(network, a):
 @given(MANY, WHOLE, st.booleans())
 def test_products_are_macs_over_lanes_at_least(network, a, skips):
     schedule = replace(SCHEDULES["lanes"], skips=skips)
-    counts = step(cost(Products(geometry(network), a.with_changes(skip=0)), schedule))
+    counts = total(cost(Products(geometry(network), a.with_changes(skip=0)), schedule).values())
     forward = np.array([a.batch * existing(layer) for layer in network.layers])
     others = np.array([layer.input_gradient for layer in network.layers]) * forward
     assert np.all(counts["products"] >= forward + others + forward // a.lanes)
@@ -88,7 +89,7 @@ def test_skipping_lies_between_whole_samples(network, a, name, fewer, share):
         skip = min(max(1 - samples / a.batch, 0), 1)
         found = cost(Products(geometry(network), a.with_changes(skip=skip)), schedule)
         del found["forward"]
-        return step(found)
+        return total(found.values())
 
     below, between, above = kept(fewer), kept(fewer + share), kept(fewer + 1)
     # More rows may be too many for one pass, whose update is fused, and other counts may fall.
@@ -134,6 +135,9 @@ def test_best_without_updates_moves_the_gradients_that_are_kept():
     assert "update" not in steps[BEST].passes
     for name in ("fused", BEST):
         assert steps[name].traffic["both gradients"].bytes["dw"].tolist() == [4_000_000]
+    for step in steps.values():
+        assert step.traffic.keys() == step.passes.keys()
+        assert step.dram_bytes.shape == step.cycles.shape == (1,)
 
 
 def test_updates_move_while_gradients_compute():

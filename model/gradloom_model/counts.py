@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-__all__ = ["ACCESSES", "COUNTS", "Amounts", "Counts", "Flags", "total"]
+__all__ = ["ACCESSES", "COUNTS", "Amounts", "Counts", "Flags", "accesses", "total"]
 
 ACCESSES = {
     "x_reads": "x", "x_writes": "x", "packed_reads": "x", "packed_writes": "x",
@@ -37,6 +37,11 @@ Flags = np.ndarray | bool
 
 Counts = Mapping[str, np.ndarray]
 """By name; what is missing is zero."""
+
+
+def accesses(counts: Counts) -> np.ndarray:
+    """Return the elements read from and written to all buffers."""
+    return sum((counts[name] for name in ACCESSES if name in counts), np.zeros(()))
 
 
 def total(parts: Iterable[Counts]) -> dict[str, np.ndarray]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .assumptions import Assumptions
-from .counts import ACCESSES, Counts, total
+from .counts import Counts, accesses, total
 from .geometry import geometry
 from .layers import Network
 from .memory import Traffic, merged, traffic
@@ -68,8 +68,7 @@ class StepCost:
     @property
     def accesses(self) -> np.ndarray:
         """Elements read from and written to the buffers, of each layer."""
-        counts = self.counts
-        return np.sum([counts[name] for name in ACCESSES if name in counts], axis=0)
+        return accesses(self.counts)
 
     @property
     def dram_bytes(self) -> np.ndarray:
@@ -177,29 +176,21 @@ def _best(products: Products, known: Mapping[str, StepCost]) -> StepCost:
     """Return the fastest forward pass of each layer with its fastest backward pass."""
     steps = {name: known[name] if schedule == SCHEDULES[name] and name in known
              else _step(name, schedule, products) for name, schedule in _candidates().items()}
-    names, parts = list(steps), {True: {}, False: {}}
-    chosen = []
-    for forward, part in parts.items():
-        cycles = np.array([
-            sum(step.passes[one]["cycles"] + step.stalls[one]
-                for one in step.passes if (one == "forward") == forward)
-            for step in steps.values()])
-        best = np.argmin(cycles, axis=0)
-        chosen.append(best)
-        for index in range(len(steps)):
-            part[index] = best == index
+    # Which of the steps each layer takes its forward pass from, and which all others.
+    chosen = {forward: np.argmin(np.array([
+        sum(step.passes[one]["cycles"] + step.stalls[one]
+            for one in step.passes if (one == "forward") == forward)
+        for step in steps.values()]), axis=0) for forward in (True, False)}
     passes, moved, stalls = {}, {}, {}
     for one in PASSES:
-        masks = [(step, parts[one == "forward"][index])
-                 for index, step in enumerate(steps.values())]
-        moved[one] = merged([(step.traffic[one], mask) for step, mask in masks
-                             if one in step.traffic])
-        masks = [(step, mask) for step, mask in masks if one in step.passes]
+        masks = [(step, chosen[one == "forward"] == index)
+                 for index, step in enumerate(steps.values()) if one in step.passes]
         if masks:
+            moved[one] = merged([(step.traffic[one], mask) for step, mask in masks])
             passes[one] = total({key: np.where(mask, value, 0) for key, value
                                  in step.passes[one].items()} for step, mask in masks)
             stalls[one] = sum(np.where(mask, step.stalls[one], 0) for step, mask in masks)
-    forward, backward = (np.asarray(names)[index] for index in chosen)
+    forward, backward = (np.asarray(list(steps))[index] for index in chosen.values())
     return StepCost(
         schedule=BEST, title="best for each layer", passes=passes, traffic=moved, stalls=stalls,
         forward=forward, backward=backward)

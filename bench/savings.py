@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradloom_model.assumptions import Assumptions
-from gradloom_model.counts import ACCESSES, total
+from gradloom_model.counts import accesses, total
 from gradloom_model.energy import EnergyTable, energy
 from gradloom_model.geometry import geometry
 from gradloom_model.layers import Network
@@ -56,7 +56,7 @@ def totals(network: Network, machines: Sequence[Assumptions], schedule: str | Sc
 
     return Totals(
         cycles=summed([counts["cycles"]]),
-        accesses=summed(counts[name] for name in ACCESSES if name in counts),
+        accesses=summed([accesses(counts)]),
         energies={table.name: summed(energy(table, counts, a, moved).values())
                   for table in tables})
 

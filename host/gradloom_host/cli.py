@@ -251,21 +251,23 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 def _share(text: str, least: float, *, otherwise: str = "") -> float:
     """Return a number above `least` and below 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
+    value = _number(text)
     if not least < value < 1:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not between {least:g} and 1{otherwise}")
     return value
 
 
-def _part(text: str) -> float:
+def _number(text: str) -> float:
+    """Return a number, or one that lies in no range."""
     try:
-        value = float(text)
+        return float(text)
     except ValueError:
-        value = math.nan
+        return math.nan
+
+
+def _part(text: str) -> float:
+    value = _number(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0 to 1")
     return value

@@ -5,11 +5,9 @@ from dataclasses import dataclass, replace
 
 from .area import iso_area
 from .assumptions import Assumptions
-from .energy import EnergyTable
+from .energy import EnergyTable, energy, prices
 from .estimate import estimate
 from .layers import Network
-from .reports.summary import Report
-from .schedules import BASELINE
 
 __all__ = ["ARRAYS", "OURS", "PLAIN", "EqualArea", "equal_area"]
 
@@ -53,10 +51,11 @@ def equal_area(network: Network, a: Assumptions, table: EnergyTable) -> Iterator
         for kind, schedules in ARRAYS.items():
             found = iso_area(reference, a.rows, a.columns, kind)
             machine = replace(a, rows=found.rows, columns=found.columns)
-            report = Report(estimate(network, machine, (*schedules, BASELINE)), table)
-            for name in schedules:
-                one = report.summaries[name]
+            each = prices(table, machine)
+            for name, step in estimate(network, machine, schedules).steps.items():
+                parts = energy(table, step.counts, machine, step.dram_bytes, each=each)
                 yield EqualArea(
                     reference=reference, kind=kind, rows=found.rows, columns=found.columns,
-                    schedule=name, cycles=one.cycles, accesses=sum(one.accesses.values()),
-                    energy=sum(one.energy.values()))
+                    schedule=name, cycles=float(step.cycles.sum()),
+                    accesses=float(step.accesses.sum()),
+                    energy=float(sum(part.sum() for part in parts.values())))

@@ -16,7 +16,7 @@ from .assumptions import Assumptions
 from .geometry import Geometry
 from .schedules import Schedule
 
-__all__ = ["REASONS", "Traffic", "merged", "traffic"]
+__all__ = ["REASONS", "RESIDENT", "Traffic", "merged", "traffic"]
 
 REASONS = (
     "every operand moves once",
@@ -140,59 +140,78 @@ def traffic(shape: Geometry, a: Assumptions, schedule: Schedule) -> dict[str, Tr
 
 def _forward(s: _Sizes, kept) -> Traffic:
     """Return what Y needs; `kept` bytes of X are written once more, narrow."""
-    x_again, w_again, reason = _choose(
-        s.groups, s.pieces(s.x + s.y, s.activations), s.x, s.w)
-    return Traffic(bytes={"x": s.x * x_again + kept, "w": s.w * w_again, "y": s.y},
-                   again=np.maximum(x_again, w_again), reason=reason)
+    windows = s.pieces(s.x + s.y, s.activations)
+    again = _again(s.groups, windows, rows=s.x, weights=(windows - 1) * s.w)
+    return again.traffic(WEIGHTS_AGAIN, {
+        "x": s.x * again.rows + kept, "w": s.w * again.windows, "y": s.y})
 
 
 def _input_gradient(s: _Sizes) -> Traffic:
-    d_again, w_again, reason = _choose(
-        s.groups, s.pieces(s.d + s.dx, s.gradients), s.d, s.w)
-    return Traffic(bytes={"d": s.d * d_again, "w": s.w * w_again, "dx": s.dx},
-                   again=np.maximum(d_again, w_again), reason=reason)
+    windows = s.pieces(s.d + s.dx, s.gradients)
+    again = _again(s.groups, windows, rows=s.d, weights=(windows - 1) * s.w)
+    return again.traffic(WEIGHTS_AGAIN, {
+        "d": s.d * again.rows, "w": s.w * again.windows, "dx": s.dx})
 
 
 def _weight_gradient(s: _Sizes, *, again) -> Traffic:
     """Return what dW needs; `again` tells where D is no longer there from the input gradient."""
     windows = np.maximum(s.pieces(s.x, s.activations), s.pieces(s.d, s.gradients))
-    spilled = 2 * (windows - 1) * s.w * GRADIENT_BYTES
-    rows = (s.groups - 1) * np.minimum(s.x, s.d)
-    both = (s.groups > 1) & (windows > 1)
-    by_rows = both & (rows <= spilled)
-    by_windows = both & ~by_rows
-    x_again = np.where(by_rows & (s.x <= s.d), s.groups, 1)
-    d_again = np.where(by_rows & (s.x > s.d), s.groups, 1)
-    d = np.where(np.asarray(again) | by_rows, s.d * d_again, 0)
-    return Traffic(
-        bytes={"x": s.x * x_again, "d": d, "dw": np.where(by_windows, spilled, 0)},
-        again=np.where(by_rows, s.groups, np.where(by_windows, windows, 1)),
-        reason=np.where(by_rows, ROWS_AGAIN, np.where(by_windows, GRADIENTS_AGAIN, ONCE)))
+    spilled = _spilled(s, windows)
+    found = _again(s.groups, windows, rows=np.minimum(s.x, s.d), weights=spilled)
+    smaller = s.x <= s.d
+    fetched = np.asarray(again) | found.by_rows
+    return found.traffic(GRADIENTS_AGAIN, {
+        "x": s.x * np.where(smaller, found.rows, 1),
+        "d": np.where(fetched, s.d * np.where(smaller, 1, found.rows), 0),
+        "dw": np.where(found.by_windows, spilled, 0)})
 
 
 def _both(s: _Sizes) -> Traffic:
     """Return what both gradients need together; groups of weights are blocks of inputs."""
     windows = np.maximum(s.pieces(s.x, s.activations), s.pieces(s.d + s.dx, s.gradients))
-    spilled = 2 * (windows - 1) * s.w * GRADIENT_BYTES
-    rows, weights = (s.groups - 1) * s.d, (windows - 1) * s.w + spilled
-    both = (s.groups > 1) & (windows > 1)
-    by_rows = both & (rows <= weights)
-    by_windows = both & ~by_rows
-    return Traffic(
-        bytes={"x": s.x, "d": s.d * np.where(by_rows, s.groups, 1), "dx": s.dx,
-               "w": s.w * np.where(by_windows, windows, 1),
-               "dw": np.where(by_windows, spilled, 0)},
-        again=np.where(by_rows, s.groups, np.where(by_windows, windows, 1)),
-        reason=np.where(by_rows, ROWS_AGAIN, np.where(by_windows, GRADIENTS_AGAIN, ONCE)))
+    spilled = _spilled(s, windows)
+    again = _again(s.groups, windows, rows=s.d, weights=(windows - 1) * s.w + spilled)
+    return again.traffic(GRADIENTS_AGAIN, {
+        "x": s.x, "d": s.d * again.rows, "dx": s.dx, "w": s.w * again.windows,
+        "dw": np.where(again.by_windows, spilled, 0)})
 
 
-def _choose(groups, windows, rows, weights):
-    """Return how often rows and weights come, and why."""
+def _spilled(s: _Sizes, windows) -> np.ndarray:
+    """Return the bytes of weight gradients that leave and come back between windows."""
+    return 2 * (windows - 1) * s.w * GRADIENT_BYTES
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Again:
+    """What comes again where neither the weights nor the rows fit: one of both, never both.
+
+    Attributes
+    ----------
+    by_rows, by_windows : bool array
+        Rows come for each group of weights, or weights for each window of rows.
+    rows, windows : array
+        How often rows and weights come.
+    """
+
+    by_rows: np.ndarray
+    by_windows: np.ndarray
+    rows: np.ndarray
+    windows: np.ndarray
+
+    def traffic(self, reason: int, sizes: Mapping[str, np.ndarray]) -> Traffic:
+        """Return the bytes with how often and why; `reason` is that of `by_windows`."""
+        return Traffic(
+            bytes=sizes, again=np.maximum(self.rows, self.windows),
+            reason=np.where(self.by_rows, ROWS_AGAIN, np.where(self.by_windows, reason, ONCE)))
+
+
+def _again(groups, windows, *, rows, weights) -> _Again:
+    """Return what comes again: the rows, of so many bytes, or else `weights` more bytes."""
     both = (groups > 1) & (windows > 1)
-    by_rows = both & ((groups - 1) * rows <= (windows - 1) * weights)
+    by_rows = both & ((groups - 1) * rows <= weights)
     by_windows = both & ~by_rows
-    return (np.where(by_rows, groups, 1), np.where(by_windows, windows, 1),
-            np.where(by_rows, ROWS_AGAIN, np.where(by_windows, WEIGHTS_AGAIN, ONCE)))
+    return _Again(by_rows=by_rows, by_windows=by_windows, rows=np.where(by_rows, groups, 1),
+                  windows=np.where(by_windows, windows, 1))
 
 
 def _update(s: _Sizes, a: Assumptions, *, together: bool) -> Traffic:

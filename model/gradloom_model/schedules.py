@@ -6,7 +6,7 @@ import numpy as np
 
 from . import passes
 from .assumptions import Assumptions
-from .counts import Counts, total
+from .counts import Counts
 from .work import Products, Work
 
 __all__ = ["BASELINE", "PASSES", "SCHEDULES", "Schedule", "cost"]
@@ -144,8 +144,3 @@ _TWO_PASSES = {
     "ws, os": (passes.ws_input_gradient, passes.os_weight_gradient),
 }
 """Input and weight gradient of what has a pass for each."""
-
-
-def step(counts: dict[str, Counts]) -> Counts:
-    """Return the counts of a whole step."""
-    return total(counts.values())

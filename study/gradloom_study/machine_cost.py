@@ -5,7 +5,7 @@ from math import floor
 
 from gradloom_golden.config import Config
 from gradloom_model.assumptions import Assumptions
-from gradloom_model.counts import ACCESSES, total
+from gradloom_model.counts import accesses, total
 from gradloom_model.energy import EnergyTable, energy
 from gradloom_model.geometry import geometry
 from gradloom_model.layers import Layer, Network
@@ -85,6 +85,6 @@ class MachineModel:
                              ("backward", total(passes.values()))):
             found[name] = Cost(
                 cycles=float(counts["cycles"].sum()),
-                accesses=float(sum(counts[one].sum() for one in ACCESSES if one in counts)),
+                accesses=float(accesses(counts).sum()),
                 energy=float(sum(part.sum() for part in energy(self.table, counts, a).values())))
         return found

@@ -10,14 +10,13 @@ from itertools import pairwise
 import numpy as np
 
 from ..estimate import BEST
-from ..memory import REASONS
+from ..memory import REASONS, RESIDENT
 from ..schedules import BASELINE
 from ..sweep import Result, grid, sweep
 from .summary import (
     COMPONENT_TITLES,
     MOVED_TITLES,
     OPERANDS,
-    RESIDENT,
     Report,
     Summary,
     again,

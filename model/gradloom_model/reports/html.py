@@ -9,14 +9,13 @@ import numpy as np
 from plotly.offline import get_plotlyjs
 
 from ..estimate import BEST
-from ..memory import REASONS
+from ..memory import REASONS, RESIDENT
 from ..schedules import BASELINE
 from . import charts
 from .charts import STYLES, Chart
 from .drawings import drawings
 from .summary import (
     NOTES,
-    RESIDENT,
     Report,
     amount,
     assumption_texts,

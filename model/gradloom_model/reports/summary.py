@@ -13,17 +13,14 @@ from ..counts import ACCESSES, Counts
 from ..energy import COMPONENTS, EnergyTable, energy, notes, prices
 from ..estimate import BEST, Estimate, StepCost
 from ..layers import Network
-from ..memory import REASONS
+from ..memory import RESIDENT
 from ..schedules import BASELINE, SCHEDULES
 
 __all__ = [
-    "COMPONENT_TITLES", "MOVED_TITLES", "NOTES", "OPERANDS", "RESIDENT", "SHORT_REASONS", "Report",
+    "COMPONENT_TITLES", "MOVED_TITLES", "NOTES", "OPERANDS", "SHORT_REASONS", "Report",
     "Summary", "again", "amount", "assumption_texts", "energy_unit", "joules", "operator_lines",
     "short_reason", "titles", "versions",
 ]
-
-RESIDENT = next(index for index, text in enumerate(REASONS) if text.startswith("nothing moves"))
-"""Reason why nothing comes again, since nothing comes at all."""
 
 OPERANDS = {
     "x": "X and Y", "d": "D and dX", "w": "W", "dw": "dW", "state": "optimizer state",

@@ -1,7 +1,5 @@
 """Check assertions in every run of a design up to a number of cycles after reset."""
 
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,6 +8,7 @@ from amaranth.back import rtlil
 from amaranth.lib import wiring
 
 from formal import ProofError
+from gradloom_synth.yosys import run_script
 
 __all__ = ["check_runs"]
 
@@ -22,8 +21,6 @@ chformal -lower
 dffunmap
 opt_clean
 """
-_RUN = "import sys; from pyosys import libyosys as ys; ys.run_pass('script ' + sys.argv[1], " \
-    "ys.Design())"
 
 
 def check_runs(design: wiring.Component, *, depth: int, reachable: Iterable[str] = (),
@@ -55,8 +52,6 @@ def check_runs(design: wiring.Component, *, depth: int, reachable: Iterable[str]
     with tempfile.TemporaryDirectory(prefix="gradloom-bounded-") as folder:
         Path(folder, "design.il").write_text(rtlil.convert(design, name="top", emit_src=False))
         Path(folder, "runs.ys").write_text(script)
-        run = subprocess.run([sys.executable, "-c", _RUN, "runs.ys"], cwd=folder, text=True,
-                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
-                             timeout=timeout)
+        run = run_script(folder, "runs.ys", timeout=timeout)
     if run.returncode:
         raise ProofError("\n".join(run.stdout.strip().splitlines()[-60:]))

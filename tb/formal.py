@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,13 +12,11 @@ from amaranth.hdl import Assert, Assume, Const, Module, ResetSignal, Signal, Val
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import FlippedSignature, In
 
+from gradloom_synth.yosys import run_script
+
 __all__ = ["ProofError", "StreamContract", "prove"]
 
 _LAST_LINES = 60
-_RUN_SCRIPT = (
-    "import sys; from pyosys import libyosys as ys; ys.run_pass('script ' + sys.argv[1], "
-    "ys.Design())"
-)
 
 
 class ProofError(AssertionError):
@@ -201,16 +198,7 @@ def prove(
         script = Path(folder, "proof.ys")
         script.write_text(_script(source, top, depth, reachable))
         try:
-            # A failing pass ends the process that runs it, so it gets one of its own.
-            run = subprocess.run(
-                [sys.executable, "-c", _RUN_SCRIPT, script.name],
-                cwd=folder,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                timeout=timeout,
-                check=False,
-            )
+            run = run_script(folder, script.name, timeout=timeout)
         except subprocess.TimeoutExpired:
             raise ProofError(
                 f"{top} was not decided within {timeout} s; raise timeout or shrink the design"

@@ -1,23 +1,17 @@
 """Choices among several values mean the same when they are written as conditions."""
 
 import re
-import subprocess
-import sys
 
 import pytest
 
 from gradloom.generate import shell_verilog
 from gradloom_golden.config import preset
 from gradloom_host.choices import CHOICE, as_conditions
+from gradloom_synth.yosys import run_script
 
 MODULE = re.compile(r"^module .*?^endmodule", re.MULTILINE | re.DOTALL)
 DECLARED = re.compile(r"^  (?:wire|reg|input|output) (\[\d+:0\] )?([^;\[\]]*\S) ?;", re.MULTILINE)
 NAME = re.compile(r"(?<![\w'$\\.])(\\\S+|[a-zA-Z_][\w$]*)")
-
-RUN = (
-    "import sys; from pyosys import libyosys as ys; ys.run_pass('script ' + sys.argv[1], "
-    "ys.Design())"
-)
 
 
 def comparisons(verilog):
@@ -52,9 +46,8 @@ def prove(modules, folder):
         script += ["design -reset", f"read_verilog -sv {index}.sv", "proc", "opt -full",
                    "sat -verify -prove same 1 compare"]
     (folder / "proof.ys").write_text("\n".join([*script, ""]))
-    run = subprocess.run([sys.executable, "-c", RUN, "proof.ys"], cwd=folder, capture_output=True,
-                         text=True, check=False)
-    return run.stdout.count("SUCCESS!"), run.stdout[-2000:] + run.stderr[-1000:]
+    run = run_script(folder, "proof.ys")
+    return run.stdout.count("SUCCESS!"), run.stdout[-2000:]
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,6 @@
 # amaranth: UnusedElaboratable=no
 """The lane multiplier equals `lane_multiply` in simulation and the arithmetic by proof."""
 
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -14,15 +12,11 @@ from amaranth.sim import Simulator
 
 from gradloom.lane_multiplier import LaneMultiplier
 from gradloom_golden.lanes import lane_multiply
+from gradloom_synth.yosys import run_script
 
 LANES = (1, 2, 4)
 NEWEST_FIRST = {1: (), 2: (1, 0), 4: (3, 1, 2, 0)}
 """Fields of a word in the order of the steps that they go with."""
-
-RUN = (
-    "import sys; from pyosys import libyosys as ys; ys.run_pass('script ' + sys.argv[1], "
-    "ys.Design())"
-)
 
 
 def factor_choices(rng, bits, lanes, count):
@@ -117,13 +111,7 @@ def prove(comparison, folder, fixed):
     script = ["read_rtlil design.il", "prep -flatten -top top", "opt -full", *asked, ""]
     (folder / "proof.ys").write_text("\n".join(script))
     # A failing pass ends the process that runs it, so it gets one of its own.
-    return subprocess.run(
-        [sys.executable, "-c", RUN, "proof.ys"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_script(folder, "proof.ys")
 
 
 @pytest.mark.parametrize("lanes", [1, pytest.param(2, marks=pytest.mark.slow), 4])

@@ -2,7 +2,6 @@
 
 import json
 import stat
-import sys
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from gradloom_golden.config import preset
 from gradloom_model.energy import load
 from gradloom_synth import power
 from gradloom_synth.liberty import LibertyError, cell_functions
+from gradloom_synth.yosys import run_script
 
 POWER = """internal_power() { related_pin : "A";
     rise_power(t) { index_1("0.01, 1"); index_2("1, 3"); values("5, 9", "7, 7"); }
@@ -133,7 +133,8 @@ def cell(tmp_path_factory):
     for name, text in (("cells.lib", LIBRARY), ("pe.ys", power._SYNTHESIS),
                        ("pe.v", to_verilog(ProcessingElement(CONFIG), "pe"))):
         (folder / name).write_text(text)
-    power._run([sys.executable, "-c", power._RUN, "pe.ys"], str(folder))
+    run = run_script(folder, "pe.ys")
+    assert run.returncode == 0, run.stdout
     module = json.loads((folder / "net.json").read_text())["modules"]["pe"]
     return power._Netlist(module, cell_functions(LIBRARY))
 

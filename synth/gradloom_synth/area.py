@@ -1,10 +1,7 @@
 """Cell area of a Verilog design, module by module."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +10,12 @@ from gradloom_host.missing import require
 
 from .generic import generic_liberty
 from .liberty import Library, parse_liberty, read_liberty
+from .yosys import run_script
 
 __all__ = ["AreaError", "AreaReport", "ModuleArea", "measure"]
 
 _MODULE = re.compile(r"^\s*module\s+(?:\\(\S+)|(\w+))", re.MULTILINE)
 _ERROR = re.compile(r"^ERROR: (.*)", re.MULTILINE)
-_RUN = (
-    "import sys; from pyosys import libyosys as ys; ys.run_pass('script ' + sys.argv[1], "
-    "ys.Design())"
-)
 # Read-only memories become logic, as they do in silicon; what can be written is left alone.
 _SCRIPT = """\
 read_verilog design.v
@@ -187,18 +181,7 @@ def _synthesize(verilog: str, top: str, cells: str) -> dict:
         Path(folder, "design.v").write_text(verilog)
         Path(folder, "cells.lib").write_text(cells)
         Path(folder, "area.ys").write_text(_SCRIPT.format(top=top))
-        # A failing pass ends its process, and names kept from one design steer the next. Yosys
-        # keeps compiled libraries under TMPDIR, by a key that another library might share.
-        run = subprocess.run(
-            [sys.executable, "-c", _RUN, "area.ys"],
-            cwd=folder,
-            env={**os.environ, "TMPDIR": folder},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            check=False,
-        )
+        run = run_script(folder, "area.ys")
         if run.returncode:
             errors = _ERROR.findall(run.stdout) or run.stdout.strip().splitlines()[-1:]
             reason = errors[-1].rstrip(".") if errors else f"exit status {run.returncode}"

@@ -16,7 +16,6 @@ import argparse
 import json
 import re
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from gradloom_host.missing import require
 from gradloom_model.sram import technologies
 
 from .liberty import CellFunction, cell_functions, parse_liberty, read_liberty, truth_table
+from .yosys import run_script
 
 __all__ = ["PowerError", "Slot", "main", "measure_slots"]
 
@@ -41,8 +41,6 @@ LANES, WARM_UP, CYCLES, SEED = 256, 4, 64, 1
 PERIOD_NS = 10
 SLEW = 0.1
 """Transition time at which tables are read, in the library's unit of time."""
-_RUN = ("import sys; from pyosys import libyosys as ys; "
-        "ys.run_pass('script ' + sys.argv[1], ys.Design())")
 _SYNTHESIS = """\
 read_verilog pe.v
 synth -flatten -top pe -booth
@@ -250,7 +248,7 @@ def measure_slots(config: Config, liberty: Path,
         (place / "cells.lib").write_text(text)
         (place / "pe.v").write_text(to_verilog(ProcessingElement(bare), TOP))
         (place / "pe.ys").write_text(_SYNTHESIS)
-        _run([sys.executable, "-c", _RUN, "pe.ys"], folder)
+        _said(run_script(folder, "pe.ys"), "Yosys")
         content = json.loads((place / "net.json").read_text())
         netlist = _Netlist(content["modules"][TOP], cell_functions(text))
         found = {}
@@ -303,8 +301,13 @@ def _run(command: list[str], folder: str) -> str:
     except FileNotFoundError:
         raise PowerError(f"{command[0]} is not installed; install OpenSTA or name it with --sta"
                          ) from None
+    return _said(run, command[0])
+
+
+def _said(run: subprocess.CompletedProcess[str], tool: str) -> str:
+    """Return what a tool said, unless it failed."""
     if run.returncode or "Error: " in run.stdout:
-        raise PowerError(f"{command[0]} failed: {run.stdout.strip()[-300:]}")
+        raise PowerError(f"{tool} failed: {run.stdout.strip()[-300:]}")
     return run.stdout
 
 

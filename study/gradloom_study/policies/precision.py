@@ -12,6 +12,8 @@ from typing import Any
 
 from gradloom_golden.precision import angle_within, bound_from_degrees
 
+from .make import make
+
 __all__ = ["BITS", "PRECISIONS", "Angle", "EarlyLow", "Fixed", "Measured", "Precision",
            "Predictor", "degrees", "make_precision"]
 
@@ -170,11 +172,4 @@ def make_precision(options: dict[str, Any], epochs: int) -> Precision:
     ValueError
         If there is no such kind, or it has no such parameter.
     """
-    options = dict(options)
-    kind = options.pop("kind", "fixed")
-    if kind not in PRECISIONS:
-        raise ValueError(f"unknown precision {kind!r}; choose from {', '.join(PRECISIONS)}")
-    try:
-        return PRECISIONS[kind](epochs, **options)
-    except TypeError as error:
-        raise ValueError(f"precision {kind!r}: {error}") from None
+    return make("precision", PRECISIONS, options, "fixed", epochs)

@@ -15,6 +15,7 @@ from gradloom_golden.budget import ONE, Budget
 from gradloom_golden.confidence import NEVER, threshold_from_probability
 
 from ..loss import Judged
+from .make import make
 
 __all__ = [
     "SKIPS", "Dbpd", "ErrorBudget", "Everything", "InfoBatch", "Margin", "Random", "Schedule",
@@ -325,11 +326,4 @@ def make_skip(options: dict[str, Any], schedule: Schedule, rng: np.random.Genera
     ValueError
         If there is no such kind, or it has no such parameter.
     """
-    options = dict(options)
-    kind = options.pop("kind", "none")
-    if kind not in SKIPS:
-        raise ValueError(f"unknown skip {kind!r}; choose from {', '.join(SKIPS)}")
-    try:
-        return SKIPS[kind](schedule, rng, **options)
-    except TypeError as error:
-        raise ValueError(f"skip {kind!r}: {error}") from None
+    return make("skip", SKIPS, options, "none", schedule, rng)

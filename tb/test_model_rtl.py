@@ -5,8 +5,10 @@ Verilated machine; the model sees its shape and the configuration only.
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 
 from coverage import Coverage, cross
@@ -17,7 +19,9 @@ from gradloom_host.device import Device
 from gradloom_host.graph import Conv, Graph, Linear, Shape
 from gradloom_host.placement import compile_network
 from gradloom_host.tensors import CompileError, Policy
+from gradloom_model import passes
 from gradloom_model.assumptions import Assumptions
+from gradloom_model.counts import COUNTS
 from gradloom_model.geometry import geometry
 from gradloom_model.layers import Layer, Network
 from gradloom_model.schedules import SCHEDULES, cost
@@ -149,16 +153,16 @@ def modelled(config: Config, case: Case, lookup: int = 0) -> dict[str, dict[str,
             for name, counts in found.items()}
 
 
-def words(config: Config, passes: dict[str, dict[str, int]]) -> dict[str, int]:
+def words(config: Config, by_pass: dict[str, dict[str, int]]) -> dict[str, int]:
     """Return counters of the RTL from counts of the model, which are elements."""
     total: dict[str, int] = {}
-    for name, counts in passes.items():
+    for name, counts in by_pass.items():
         for key, value in counts.items():
             total[key] = total.get(key, 0) + value
         total[f"{name} cycles"] = counts.get("cycles", 0)
     rows, columns = config.rows, config.columns
     state = total["dw_reads"] + total["state_reads"]
-    sums_forward = passes["forward"]["sum_reads"]
+    sums_forward = by_pass["forward"]["sum_reads"]
     sums_back = total["sum_reads"] - sums_forward
     found = {
         "forward_cycles": total["forward cycles"],
@@ -231,6 +235,34 @@ def test_random_layers_cost_what_the_rtl_counts(rng, machine):
     assert not coverage.missing(), coverage.report()
 
 
+@pytest.mark.parametrize("machine", ["tiny", "no overlap", "tall"])
+def test_one_gradient_costs_what_the_rtl_counts(rng, machine):
+    config = MACHINES[machine]
+    device = Device(config, "rtl")
+    for number in range(40):
+        case = product(rng, config)
+        a = Assumptions.of(config, batch=1, masks=case.masks, lookup=0)
+        shape = geometry(Network("one", [case.layer]))
+        work = Products(shape, a).still(np.asarray(1))
+        for schedule, cost_of in (
+            (Schedule.INPUT_GRADIENT, partial(passes.ws_input_gradient, work, a, a.folds)),
+            (Schedule.WEIGHT_GRADIENT, partial(
+                passes.os_weight_gradient, work, a, a.folds, lanes=case.lanes, loads=True,
+                limited=True, fused=True)),
+        ):
+            d = replace(case.backward[0], schedule=schedule)
+            if schedule == Schedule.INPUT_GRADIENT:
+                d = replace(d, lanes_log2=0)
+            found = counted(device, [d])
+            counts = {name: int(np.sum(value)) for name, value in cost_of().items()}
+            empty = dict.fromkeys(COUNTS, 0)
+            name = ("both gradients" if schedule == Schedule.INPUT_GRADIENT else "weight gradient")
+            expected = words(config, {"forward": empty, "both gradients": empty, "update": empty,
+                                      "weight gradient": empty} | {name: empty | counts})
+            assert {name: found[name] for name in expected} == expected, f"{number}: {d}"
+    device.close()
+
+
 @pytest.mark.parametrize("machine", ["tiny", "no overlap"])
 def test_lookups_between_passes_are_counted(rng, machine):
     config = MACHINES[machine]
@@ -245,7 +277,7 @@ def test_lookups_between_passes_are_counted(rng, machine):
         between = found["cycles"] - PROGRAM_CYCLES - FETCH_CYCLES - own
         if between != LOOKUP_CYCLES * len(program):
             continue                                       # a pass shorter than the next fetch
-        passes = modelled(config, case, LOOKUP_CYCLES)
-        assert sum(counts.get("cycles", 0) for counts in passes.values()) == own + between
+        by_pass = modelled(config, case, LOOKUP_CYCLES)
+        assert sum(counts.get("cycles", 0) for counts in by_pass.values()) == own + between
         compared += 1
     assert compared > 10

@@ -18,6 +18,7 @@ from gradloom_model.area import (
     provenance,
 )
 from gradloom_model.assumptions import Assumptions
+from gradloom_model.energy import energy
 from gradloom_model.energy import load as load_energies
 from gradloom_model.estimate import estimate
 from gradloom_model.iso import ARRAYS, OURS, PLAIN, equal_area
@@ -182,8 +183,10 @@ def test_every_array_of_equal_area_fits_and_costs_what_it_costs_alone():
         room = array_area(one.reference, 16, 16)
         assert array_area(one.kind, one.rows, one.columns) <= room
         assert array_area(one.kind, one.rows + 1, one.columns + 1) > room
-        alone = estimate(network, a.with_changes(rows=one.rows, columns=one.columns),
-                         [one.schedule]).steps[one.schedule]
+        machine = a.with_changes(rows=one.rows, columns=one.columns)
+        alone = estimate(network, machine, [one.schedule]).steps[one.schedule]
+        parts = energy(table, alone.counts, machine, alone.dram_bytes)
+        assert one.energy == pytest.approx(sum(part.sum() for part in parts.values()))
         assert one.cycles == pytest.approx(alone.cycles.sum())
         assert one.accesses == pytest.approx(alone.accesses.sum())
     sizes = {(one.reference, one.kind): one.rows for one in found}

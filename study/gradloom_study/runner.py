@@ -107,7 +107,7 @@ def run_study(study: Study, folder: Path, data_folder: Path | None = None, *,
             left.append(cell)
     left = _open(left, results)
     load(study.data, data_folder)                           # before the runs, not in each
-    settings = {name: value for name, value in asdict(study).items()}
+    settings = asdict(study)
     devices = list(devices)
     if scheduler is None and processes == 1:
         for cell in left:
@@ -116,9 +116,8 @@ def run_study(study: Study, folder: Path, data_folder: Path | None = None, *,
             results.collect(study, settings)
         return results.collect(study, settings)
     with _pool(scheduler, processes) as pool:
-        for done in _spread(pool, left, results, progress, lambda cell, turn: (
+        for _ in _spread(pool, left, results, progress, lambda cell, turn: (
                 cell, folder, data_folder, devices[turn % len(devices)], threads)):
-            del done
             results.collect(study, settings)
     return results.collect(study, settings)
 

@@ -16,7 +16,7 @@ EXACT = {torch.float32: 1 << 24, torch.float64: 1 << 53}
 
 FRACTION_BITS = 16
 
-BLOCK = 1 << 16
+BLOCK = 1 << 17
 """Elements that pass through all operations together on a CPU, so that its cache holds them."""
 
 

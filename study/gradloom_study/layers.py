@@ -130,6 +130,15 @@ class Weighted(Layer):
         """Return dW, float64, of X whose absolute values are at most `largest`."""
         raise NotImplementedError
 
+    def squared_summands(self, x: torch.Tensor, d: torch.Tensor) -> float:
+        """Return the sum of ||x_i||^2 ||d_i||^2 over the outer products that dW is the sum of.
+
+        Of a convolution these are as many as D has pixels: the noise of one activation meets
+        another D in each, so that samples, which add pixels up before they are squared, do not
+        tell how noise adds up.
+        """
+        raise NotImplementedError
+
     def packed_gradient(self, x: torch.Tensor, d: torch.Tensor, largest: int, lanes: int,
                         step: Step) -> torch.Tensor:
         """Return dW, float64, of X cut to 8 / `lanes` bits, rounded stochastically."""
@@ -248,6 +257,12 @@ class Conv(Weighted):
         outputs, inputs = self.master.shape[:2]
         return rows.view(*self.taps, inputs, outputs).permute(3, 2, 0, 1).contiguous()
 
+    def squared_summands(self, x, d):
+        """Return them by D's pixels: the windows' squared sums times D's."""
+        squares = x.square().sum(3, keepdim=True)
+        windows = products.patches(squares, self.taps, self.geometry).sum(2, dtype=torch.float64)
+        return float((windows * d.square().sum(3).flatten(1)).sum())
+
     def packed_gradient(self, x, d, largest, lanes, step):
         """Return dW of cut X; a first layer cuts patches, where each pixel comes in many."""
         if self.first and lanes > 1 and x.ndim == 4:
@@ -291,6 +306,11 @@ class Linear(Weighted):
         largest *= 1 << GRADIENT_BITS - 1
         kind = torch.float32 if len(rows) * largest <= EXACT[torch.float32] else torch.float64
         return (rows.to(kind).T @ x.flatten(1).to(kind)).double()
+
+    def squared_summands(self, x, d):
+        """Return them by samples."""
+        squares = [rows.flatten(1).square().sum(1, dtype=torch.float64) for rows in (x, d)]
+        return float(squares[0] @ squares[1])
 
 
 class Add(Layer):

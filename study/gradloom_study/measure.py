@@ -11,10 +11,7 @@ from .layers import Weighted
 from .policies.precision import BITS, Measured
 from .step import OPERAND_BITS, Step
 
-__all__ = ["DIVERSITY_SAMPLES", "dots", "measure"]
-
-DIVERSITY_SAMPLES = 32
-"""Samples of a batch whose own gradients are computed, for the gradient diversity."""
+__all__ = ["dots", "measure"]
 
 
 def _integers(gradient: torch.Tensor) -> np.ndarray:
@@ -39,20 +36,9 @@ def _noise(x: torch.Tensor, largest: int, bits: int, step: Step) -> float:
 
 
 def _diversity(layer: Weighted, x: torch.Tensor, d: torch.Tensor, largest: int) -> float:
-    """Return the sum of squared gradients over the square of their sum, of some samples.
-
-    Of n samples with independent noise it is that of all N, scaled by n / N.
-    """
-    some = min(len(x), DIVERSITY_SAMPLES)
-    total, squares = torch.zeros_like(layer.master), 0.0
-    for sample in range(some):
-        part = slice(sample, sample + 1)
-        gradient = layer.gradient(x[part], d[part], largest)
-        squares += float(gradient.square().sum())
-        total += gradient
-    whole = total if some == len(x) else layer.gradient(x, d, largest)
-    power = float(whole.square().sum())
-    return squares * len(x) / some / power if power else 0.0
+    """Return the sum of squared summands of a gradient over the square of their sum."""
+    power = float(layer.gradient(x, d, largest).square().sum())
+    return layer.squared_summands(x, d) / power if power else 0.0
 
 
 def measure(layer: Weighted, x: torch.Tensor, d: torch.Tensor, largest: int,

@@ -121,15 +121,21 @@ class Angle(Precision):
     epochs : int
     first, last : float
         Bounds of the first and the last epoch, degrees; those between lie on a line.
+    reserve : float
+        Share of the bound that a measured angle leaves free, from 0 to below 1: until the next
+        measurement gradients get smaller and angles grow.
     """
 
     measures = True
 
-    def __init__(self, epochs: int, *, first: float = 45.0, last: float = 20.0):
+    def __init__(self, epochs: int, *, first: float = 45.0, last: float = 20.0,
+                 reserve: float = 0.3):
         super().__init__(epochs)
         for angle in (first, last):
             bound_from_degrees(angle)                       # refuse it early
-        self._first, self._last = first, last
+        if not 0 <= reserve < 1:
+            raise ValueError(f"reserve must be from 0 to below 1, not {reserve!r}")
+        self._first, self._last, self._share = first, last, 1 - reserve
 
     def bits(self, epoch):
         """Return None: they are measured."""
@@ -141,7 +147,7 @@ class Angle(Precision):
 
     def choose(self, epoch, measured) -> int:
         """Return what the precision unit picks: 4 bits are tried, then 2."""
-        bound = bound_from_degrees(self.bound(epoch))
+        bound = bound_from_degrees(self._share * self.bound(epoch))
         picked = 8
         for bits in (4, 2):
             if angle_within(*measured.dots[bits], bound):
@@ -154,8 +160,8 @@ class Predictor(Angle):
 
     def choose(self, epoch, measured) -> int:
         """Return the fewest bits whose predicted angle is within the bound."""
-        return min((bits for bits in (4, 2) if measured.predicted(bits) <= self.bound(epoch)),
-                   default=8)
+        bound = self._share * self.bound(epoch)
+        return min((bits for bits in (4, 2) if measured.predicted(bits) <= bound), default=8)
 
 
 PRECISIONS: dict[str, Callable[..., Precision]] = {

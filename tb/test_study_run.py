@@ -6,6 +6,7 @@ import pytest
 torch = pytest.importorskip(
     "torch", reason="PyTorch is not installed: run pip install 'gradloom[study]'")
 
+from gradloom_study import trainers  # noqa: E402
 from gradloom_study.networks import Network  # noqa: E402
 from gradloom_study.run import Run  # noqa: E402
 from study_cells import easy_images, small_study  # noqa: E402
@@ -49,8 +50,8 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(policy):
     for ours, theirs in zip(resumed.records, expected):
         for name in theirs.keys() - {"seconds"}:
             assert ours[name] == theirs[name], name
-    for ours, theirs in zip(resumed.network.state_dict().values(),
-                            whole.network.state_dict().values()):
+    for ours, theirs in zip(resumed.trainer.network.state_dict().values(),
+                            whole.trainer.network.state_dict().values()):
         assert ours == theirs if isinstance(ours, dict) else torch.equal(ours, theirs)
 
 
@@ -94,6 +95,21 @@ def test_chosen_angles_are_recorded_within_their_bounds():
     assert any("later" in angle for record in records for angle in record["angles"].values())
 
 
+def test_bits_are_chosen_on_the_first_batch_that_has_a_gradient(monkeypatch):
+    run = Run(cells()["angle"], DATA)
+    given = []
+
+    def keep(judged, samples):
+        given.append(len(given))
+        return np.full(len(samples), len(given) > 1)
+
+    monkeypatch.setattr(run.skip, "keep", keep)
+    record = next(run.run())
+    assert record["kept"] == record["full"] - 16
+    assert set(record["angles"]) == set(run.trainer.network.weighted)
+    assert all("chosen" in angle for angle in record["angles"].values())
+
+
 def test_tests_come_when_asked_for():
     found = [record["test_accuracy"] is None for record in Run(
         cells(test_every=2)["int8"], DATA).run()]
@@ -102,7 +118,7 @@ def test_tests_come_when_asked_for():
 
 def test_arithmetics_begin_with_the_same_weights():
     every = cells()
-    integer, floating = (Run(every[name], DATA).network for name in ("int8", "float"))
+    integer, floating = (Run(every[name], DATA).trainer.network for name in ("int8", "float"))
     assert isinstance(integer, Network)
     for index, member in integer.weighted.items():
         theirs = floating.get_parameter(f"members.{index}.weight")
@@ -119,7 +135,7 @@ def test_too_few_samples_are_named():
 def test_margins_of_float_logits_are_judged_like_integer_ones():
     logits = torch.tensor([[2.0, 0.0, -1.0], [0.0, 3.0, 0.5]])
     labels = np.array([0, 2])
-    judged = Run._judged(logits, torch.zeros(2), labels)
+    judged = trainers._judged(logits, torch.zeros(2), labels)
     assert judged.margin.tolist() == [2 * 256, round(-2.5 * 256)]
     assert judged.own.tolist() == [round(float(p) * 65536) for p in
                                    logits.softmax(1)[[0, 1], labels]]

@@ -10,6 +10,8 @@ from rich.table import Table
 
 from gradloom_host.missing import require
 
+from .summary import Row, summarise
+
 __all__ = ["study_command"]
 
 DONE = 0
@@ -61,11 +63,12 @@ def _run(config: Path, options: argparse.Namespace) -> int:
 def _plot(results: Path, output: Path | None) -> int:
     from .plot import draw  # noqa: PLC0415 - needs Matplotlib
     from .results import load_results  # noqa: PLC0415
-    from .summary import summarise  # noqa: PLC0415
 
     content = load_results(results)
     console = Console()
-    console.print(_table(summarise(content)))
+    rows = summarise(content)
+    for network in dict.fromkeys(row.network for row in rows):
+        console.print(_table(network, [row for row in rows if row.network == network]))
     folder = output or (results if results.is_dir() else results.parent)
     for path in draw(content, folder):
         console.print(f"wrote {path}", highlight=False, soft_wrap=True)
@@ -82,17 +85,16 @@ def _page(results: Sequence[str], output: Path | None) -> int:
     return DONE
 
 
-def _table(rows) -> Table:
-    table = Table(title="Accuracy against backward work")
-    for name in ("network", "policy"):
-        table.add_column(name)
-    for name in ("seeds", "test %", "to int8", "no gradient %", "no forward %",
-                 "mean bits"):
+def _table(network: str, rows: Sequence[Row]) -> Table:
+    table = Table(title=f"{network}: accuracy against backward work")
+    table.add_column("policy", no_wrap=True)
+    for name in ("seeds", "test %", "±", "to int8", "skipped %", "not seen %", "bits"):
         table.add_column(name, justify="right")
     for row in rows:
         table.add_row(
-            row.network, row.policy, str(len(row.seeds)),
-            f"{100 * row.accuracy:.2f}" + (f" ± {100 * row.spread:.2f}" if row.spread else ""),
+            row.policy, str(len(row.seeds)),
+            f"{100 * row.accuracy:.2f}",
+            f"{100 * row.spread:.2f}" if len(row.seeds) > 1 else "",
             "" if row.change is None else f"{100 * row.change:+.2f}",
             f"{100 * row.skipped:.1f}", f"{100 * row.forward:.1f}",
             "" if row.bits is None else f"{row.bits:.1f}")

@@ -91,10 +91,19 @@ def test_the_page_has_every_row_and_says_what_it_is_not(results, tmp_path):
     assert str(tmp_path) not in text
 
 
+def test_the_page_has_what_was_written_beside_the_results(results, tmp_path):
+    copy = tmp_path / "some.json"
+    copy.write_bytes((results / "results.json").read_bytes())
+    (tmp_path / "some.md").write_text("Why so: because.\n")
+    target = tmp_path / "accuracy.md"
+    assert main(["study", "page", str(copy), str(results), "-o", str(target)]) == 0
+    assert target.read_text().count("\nWhy so: because.\n\n### ") == 1
+
+
 def test_runs_that_are_not_finished_stay_out_of_the_tables(results):
     content = load_results(results)
     content["runs"][0]["epochs"] = 9
-    text = page([content])
+    text = page([(content, "")])
     assert "Not finished, and not in the tables: mlp-int8-1." in text
     assert [row.seeds for row in summarise(content) if row.policy == "int8"] == [(2,)]
 

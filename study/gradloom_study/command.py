@@ -76,13 +76,19 @@ def _plot(results: Path, output: Path | None) -> int:
 
 
 def _page(results: Sequence[str], output: Path | None) -> int:
-    from .page import write_page  # noqa: PLC0415
+    from .page import write_page  # noqa: PLC0415 - imports torch
     from .results import load_results  # noqa: PLC0415
 
     target = output or Path("docs") / "accuracy.md"
-    write_page(target, [load_results(Path(path)) for path in results])
+    write_page(target, [(load_results(Path(path)), _comment(Path(path))) for path in results])
     print(target)
     return DONE
+
+
+def _comment(results: Path) -> str:
+    """Return what somebody wrote about results: NAME.md beside NAME.json, if there is one."""
+    written = results.with_suffix(".md")
+    return written.read_text() if results.is_file() and written.is_file() else ""
 
 
 def _table(network: str, rows: Sequence[Row]) -> Table:

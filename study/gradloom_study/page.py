@@ -48,27 +48,29 @@ slots, gain | bound |
 """
 
 
-def page(studies: Sequence[dict[str, Any]]) -> str:
+def page(studies: Sequence[tuple[dict[str, Any], str]]) -> str:
     """Return the page, Markdown.
 
     Parameters
     ----------
-    studies : sequence of dict
-        Of `gradloom_study.results.load_results`.
+    studies : sequence of (dict, str)
+        Of `gradloom_study.results.load_results`, and what somebody wrote about them.
     """
-    return HEAD + "".join(_section(content) for content in studies)
+    return HEAD + "".join(_section(content, comment) for content, comment in studies)
 
 
-def write_page(path: Path, studies: Sequence[dict[str, Any]]) -> None:
+def write_page(path: Path, studies: Sequence[tuple[dict[str, Any], str]]) -> None:
     """Write the page."""
     write_file(path, page(studies))
 
 
-def _section(content: dict[str, Any]) -> str:
+def _section(content: dict[str, Any], comment: str) -> str:
     settings, rows = content["settings"], summarise(content)
     done = [run for run in content["runs"] if is_complete(run)]
     open_runs = sorted(run["cell"] for run in content["runs"] if not is_complete(run))
     lines = [f"\n## {content['study']}\n\n{_setting(settings, content['runs'])}\n"]
+    if comment:
+        lines.append(f"\n{comment.strip()}\n")
     for network in dict.fromkeys(row.network for row in rows):
         some = [row for row in rows if row.network == network]
         lines.append(f"\n### {network}\n" + TABLE.format(base=BASELINE))

@@ -6,7 +6,7 @@ torch = pytest.importorskip(
     "torch", reason="PyTorch is not installed: run pip install 'gradloom[study]'")
 
 from gradloom_golden.lfsr import Bank  # noqa: E402
-from gradloom_study.draws import Generated, Replayed, centred  # noqa: E402
+from gradloom_study.draws import LANES, PER_WORD, Generated, Replayed, centred  # noqa: E402
 
 
 def test_a_golden_half_is_no_draw():
@@ -35,6 +35,22 @@ def test_the_seed_decides_and_a_state_goes_on():
     second = one.draw(Bank.PACK, (5,))
     assert torch.equal(second, other.draw(Bank.PACK, (5,)))
     assert not torch.equal(second, first[0, :5])
+
+
+def test_small_requests_share_a_step_and_repeat_nothing():
+    source = Generated(1)
+    count = 3 * LANES * PER_WORD // 1000
+    parts = [source.draw(Bank.PACK, (10, 100)) for _ in range(count)]
+    copies = [part.clone() for part in parts]
+    source.draw(Bank.PACK, (4 * PER_WORD * LANES,))
+    assert all(torch.equal(part, copy) for part, copy in zip(parts, copies))
+    # Four draws that come again would be a word of 64 bits that does.
+    words = torch.cat(parts).flatten().view(torch.int64)
+    assert len(words.unique()) == len(words)
+    other = Generated(2)
+    other.load_state_dict(source.state_dict())
+    for shape in ((7,), (4 * LANES,), (3,)):
+        assert torch.equal(source.draw(Bank.PACK, shape), other.draw(Bank.PACK, shape))
 
 
 def test_no_draws_are_none():

@@ -7,7 +7,7 @@ then rounds to nearest.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -21,6 +21,9 @@ LANES = 1 << 16
 
 PER_WORD = 4
 """Draws of 16 bits in a word of 64."""
+
+SMALL = LANES // 8
+"""Words of a request that does not get a step of its own."""
 
 
 class Draws(Protocol):
@@ -40,7 +43,8 @@ class Generated:
     """Draws of many xorshift generators side by side (Marsaglia, 2003: 13, 7, 17).
 
     Each lane is a register of 64 bits with a state of its own, drawn by PyTorch's generator; a
-    step gives four draws. That costs a quarter of PyTorch's own random integers on a CPU.
+    step gives four draws. That costs a quarter of PyTorch's own random integers on a CPU. Small
+    requests are served from one step of all lanes, until that is used up.
 
     Parameters
     ----------
@@ -53,15 +57,30 @@ class Generated:
         state = torch.randint(1, (1 << 63) - 1, (LANES,), generator=generator)
         self._state = state.to(device)
         self._shifted = torch.empty_like(self._state)
+        self._ready = torch.empty_like(self._state)
+        self._used = LANES
 
     def draw(self, bank: Bank, shape: Sequence[int]) -> torch.Tensor:
-        """Return centred draws; all users share the lanes."""
+        """Return centred draws, to be read only; all users share the lanes."""
         count = torch.Size(shape).numel()
-        words = torch.empty(-(-count // PER_WORD), dtype=torch.int64, device=self._state.device)
-        for first in range(0, len(words), LANES):
-            part = words[first:first + LANES]
+        words = -(-count // PER_WORD)
+        found = self._few(words) if words <= SMALL else self._many(words)
+        return found.view(torch.int16)[:count].view(*shape)
+
+    def _few(self, words: int) -> torch.Tensor:
+        if self._used + words > LANES:
+            # Not into the old one, of which somebody may still hold a part.
+            self._ready = self._advance(LANES).clone()
+            self._used = 0
+        self._used += words
+        return self._ready[self._used - words:self._used]
+
+    def _many(self, words: int) -> torch.Tensor:
+        found = torch.empty(words, dtype=torch.int64, device=self._state.device)
+        for first in range(0, words, LANES):
+            part = found[first:first + LANES]
             part.copy_(self._advance(len(part)))
-        return words.view(torch.int16)[:count].view(*shape)
+        return found
 
     def _advance(self, count: int) -> torch.Tensor:
         state, shifted = self._state[:count], self._shifted[:count]
@@ -72,13 +91,16 @@ class Generated:
         torch.bitwise_left_shift(state, 17, out=shifted)
         return state.bitwise_xor_(shifted)
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
+    def state_dict(self) -> dict[str, Any]:
         """Return what `load_state_dict` needs to go on from here."""
-        return {"state": self._state.cpu().clone()}
+        return {"state": self._state.cpu().clone(), "ready": self._ready.cpu().clone(),
+                "used": self._used}
 
-    def load_state_dict(self, saved: dict[str, torch.Tensor]) -> None:
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Go on where `saved` was taken."""
         self._state.copy_(saved["state"])
+        self._ready.copy_(saved["ready"])
+        self._used = saved["used"]
 
 
 class Replayed:

@@ -6,9 +6,12 @@ import pytest
 torch = pytest.importorskip(
     "torch", reason="PyTorch is not installed: run pip install 'gradloom[study]'")
 
-from gradloom_study import trainers  # noqa: E402
+from gradloom_study import layers, trainers  # noqa: E402
+from gradloom_study.draws import Generated  # noqa: E402
 from gradloom_study.networks import Network  # noqa: E402
+from gradloom_study.policies.precision import make_precision  # noqa: E402
 from gradloom_study.run import Run  # noqa: E402
+from gradloom_study.step import Step  # noqa: E402
 from study_cells import easy_images, small_study  # noqa: E402
 
 torch.set_num_threads(1)
@@ -108,6 +111,18 @@ def test_bits_are_chosen_on_the_first_batch_that_has_a_gradient(monkeypatch):
     assert record["kept"] == record["full"] - 16
     assert set(record["angles"]) == set(run.trainer.network.weighted)
     assert all("chosen" in angle for angle in record["angles"].values())
+
+
+@pytest.mark.parametrize("size", [0.0, 9.0])
+def test_a_gradient_of_zero_has_no_angle_later(size):
+    watch = trainers._Watch(make_precision({"kind": "angle"}, 3), 0)
+    layer = layers.Linear(8, 3, exponent=-7)
+    layer.lanes = 4
+    rng = torch.Generator().manual_seed(1)
+    x = torch.randint(0, 256, (20, 1, 1, 8), generator=rng).float()
+    d = torch.full((20, 1, 1, 3), size)
+    watch._check(4, layer, x, d, 255, Step(batch=32, draws=Generated(1)))
+    assert [0 < angle["later"] < 30 for angle in watch.angles.values()] == [True] * (size > 0)
 
 
 def test_tests_come_when_asked_for():

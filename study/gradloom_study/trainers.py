@@ -292,5 +292,6 @@ class _Watch:
 
     def _check(self, index: int, layer: Weighted, x, d, largest: int, step: Step) -> None:
         if layer.lanes > 1:
-            self.angles.setdefault(index, {})["later"] = degrees(
-                *dots(layer, x, d, largest, OPERAND_BITS // layer.lanes, step))
+            some = dots(layer, x, d, largest, OPERAND_BITS // layer.lanes, step)
+            if some[0]:
+                self.angles.setdefault(index, {})["later"] = degrees(*some)

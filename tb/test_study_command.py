@@ -100,6 +100,15 @@ def test_the_page_has_what_was_written_beside_the_results(results, tmp_path):
     assert target.read_text().count("\nWhy so: because.\n\n### ") == 1
 
 
+@pytest.mark.parametrize("name", ["some.json", "some.md"])
+def test_a_page_is_not_written_over_what_it_is_made_from(results, tmp_path, name, capsys):
+    copy = tmp_path / "some.json"
+    copy.write_bytes((results / "results.json").read_bytes())
+    assert main(["study", "page", str(copy), "-o", str(tmp_path / name)]) == 2
+    assert "is what the page is made from: choose another file with -o" in capsys.readouterr().err
+    assert copy.read_bytes() == (results / "results.json").read_bytes()
+
+
 def test_runs_that_are_not_finished_stay_out_of_the_tables(results):
     content = load_results(results)
     content["runs"][0]["epochs"] = 9

@@ -56,7 +56,8 @@ def test_a_run_is_added_up_epoch_by_epoch():
         {"kept": 64, "full": 64, "samples": 64, "bits": {"0": 8}},
         {"kept": 16, "full": 64, "samples": 32, "bits": {"0": 2}}]}
     own, base = gain(Told(), layers, run, 16, 3)
-    assert own == Cost(cycles=4 * (16 + 160) + 2 * 16 + 4 * 40, accesses=4 + 2, energy=4 * (8 + 2))
+    assert own == Cost(cycles=4 * (16 + 160) + 2 * (16 + 80), accesses=4 + 2,
+                       energy=4 * 8 + 2 * 2)
     assert base == Cost(cycles=3 * 4 * (16 + 160), accesses=12, energy=3 * 4 * 800)
 
 

@@ -45,7 +45,7 @@ def test_dots_are_exact_and_degrees_follow():
 
 @pytest.mark.parametrize("geometry", [Geometry(1, 1), Geometry(2, 1)])
 def test_the_predictor_is_near_the_angle(geometry):
-    layer, x, d, step = layer_and_batch()
+    layer, x, d, step = layer_and_batch(1, 256)
     layer.geometry = geometry
     d = d[:, :geometry.size(6, 3), :geometry.size(6, 3)]
     found = measure(layer, x, d, 255, step)
@@ -137,7 +137,10 @@ def test_early_low_turns_once():
     ({"kind": "early-low", "later": 5}, "later must be 8, 4 or 2, not 5"),
     ({"kind": "angle", "first": 91.0}, "an angle bound lies between 0 and 90 degrees, not 91.0"),
     ({"kind": "angle", "reserve": 1.0}, "reserve must be from 0 to below 1, not 1.0"),
-    ({"kind": "fixed", "wide": 1}, "precision 'fixed': .*wide"),
+    ({"kind": "fixed", "wide": 1}, "precision 'fixed' has no 'wide'; it takes bits"),
+    ({"kind": "early-low", "share": math.nan}, "share must be from 0 to 1, not nan"),
+    ({"bits": 4.0}, "bits must be 8, 4 or 2, not 4.0"),
+    ("angle", "precision must be a table like { kind = 'fixed' }, not 'angle'"),
 ])
 def test_what_makes_no_policy_is_named(options, message):
     with pytest.raises(ValueError, match=message):

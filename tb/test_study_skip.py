@@ -1,5 +1,6 @@
 """Which samples get a gradient: by the machine's rules as its golden unit, by others as told."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -154,12 +155,15 @@ def test_infobatch_prunes_half_of_the_easy_and_weighs_the_rest():
 @pytest.mark.parametrize(("options", "message"), [
     ({"kind": "luck"}, "unknown skip 'luck'; choose from none, threshold, margin, budget, random, "
                        "dbpd, infobatch"),
-    ({"kind": "threshold"}, "skip 'threshold': .*probability"),
+    ({"kind": "threshold"}, "skip 'threshold' needs probability"),
     ({"kind": "threshold", "probability": 1.0}, "probability must be between 0 and 1, not 1.0"),
     ({"kind": "margin", "probability": 0.4}, "a skip probability lies between 0.5 and 1, not 0.4"),
     ({"kind": "budget", "error": 0}, "error must be between 0 and 1, not 0"),
     ({"kind": "random"}, "random skipping takes either rate or follows, not None and ''"),
     ({"kind": "random", "rate": 1.0}, "rate must be from 0 to below 1, not 1.0"),
+    ({"kind": "dbpd", "revision": math.inf}, "revision must be from 0 to 1, not inf"),
+    ({"kind": "dbpd", "rescale": "no"}, "rescale must be true or false, not 'no'"),
+    ({"kind": "infobatch", "anneal": -3}, "anneal must be from 0 to 1, not -3"),
     ({"kind": "infobatch", "ratio": 0.6}, "ratio must be above 0 and at most 0.5, not 0.6"),
 ])
 def test_what_makes_no_policy_is_named(options, message):

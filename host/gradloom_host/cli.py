@@ -174,8 +174,9 @@ def _add_study(commands) -> None:
                        help="run a grid, or what is left of it; draw its results; or write the "
                        "page about them")
     study.add_argument("-o", "--output", type=Path, metavar="PATH",
-                       help="folder of the results and pictures (default build/study/NAME), of "
-                       "page the file (default docs/accuracy.md)")
+                       help="folder of the results and pictures (default build/study/NAME; of "
+                       "plot where the results lie), of page the file (default "
+                       "docs/accuracy.md)")
     study.add_argument("--data", type=Path, metavar="DIR",
                        help="folder of the data, where it does not come with a package")
     study.add_argument("--processes", type=_count, default=1, metavar="N",
@@ -188,7 +189,8 @@ def _add_study(commands) -> None:
     study.add_argument("--scheduler", metavar="ADDRESS",
                        help="let a Dask cluster do the runs, e.g. tcp://host:8786")
     study.add_argument("--only", action="extend", nargs="+", default=[], metavar="POLICY",
-                       help="run only these policies of the configuration")
+                       help="run only these policies of the configuration; what they follow has "
+                       "to be among them, or done")
     study.set_defaults(command=_study)
 
 

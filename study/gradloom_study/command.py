@@ -80,6 +80,9 @@ def _page(results: Sequence[str], output: Path | None) -> int:
     from .results import load_results  # noqa: PLC0415
 
     target = output or Path("docs") / "accuracy.md"
+    for path in map(Path, results):
+        if target.resolve() in (path.resolve(), path.with_suffix(".md").resolve()):
+            raise ValueError(f"{target} is what the page is made from: choose another file with -o")
     write_page(target, [(load_results(Path(path)), _comment(Path(path))) for path in results])
     print(target)
     return DONE

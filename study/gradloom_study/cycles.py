@@ -107,7 +107,9 @@ class SlotModel:
 
 
 def bound(skipped: float, lanes: float) -> float:
-    """Return the largest gain there can be with the forward pass always computed.
+    """Return the largest gain in slots there can be with the forward pass always computed.
+
+    What else the machine saves, hidden loads and a fused update, is not in it.
 
     ``3 / (1 + (1 - s) (1 + 1/q))``, against sequential training without skip: three passes.
 
@@ -140,17 +142,18 @@ def training_cost(model: CostModel, layers: Sequence[WeightedLayer], batch: int,
         Of a full epoch.
     interleaved : bool
     visited : sequence of float, optional
-        By epoch: the share of the samples that had a forward pass; all by default.
+        By epoch: the share of the samples that had a forward pass, in full batches; all by default.
     """
     total = Cost()
-    steps = samples / batch
     for epoch, (share, widths) in enumerate(zip(skipped, bits, strict=True)):
         seen = 1.0 if visited is None else visited[epoch]
+        if not seen:
+            continue
+        steps = samples / batch * seen
         for layer in layers:
-            forward = model.forward(layer, batch) * (steps * seen)
             backward = model.backward(
-                layer, batch * (1 - share), widths[layer.index], interleaved=interleaved) * steps
-            total = total + forward + backward
+                layer, batch * (1 - share) / seen, widths[layer.index], interleaved=interleaved)
+            total = total + (model.forward(layer, batch) + backward) * steps
     return total
 
 

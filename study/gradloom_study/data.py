@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,10 +138,18 @@ class _Plain(pickle.Unpickler):
 
 
 def _python(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    raw = path.read_bytes()
     try:
-        content = _Plain(io.BytesIO(path.read_bytes()), encoding="bytes").load()
+        # Places of a memo beyond the file's length would only make the reader take memory.
+        if any(operation.name == "LONG_BINPUT" and (place or 0) > len(raw)
+               for operation, place, _ in pickletools.genops(raw)):
+            raise ValueError("it numbers more objects than it can hold")
+        content = _Plain(io.BytesIO(raw), encoding="bytes").load()
         planes, labels = np.asarray(content[b"data"]), np.asarray(content[b"labels"])
-    except (pickle.UnpicklingError, KeyError, TypeError, EOFError, ValueError) as error:
+        if labels.ndim != 1 or labels.dtype.kind not in "iu":
+            raise ValueError(f"labels are {labels.dtype} of shape {labels.shape}")
+    except (pickle.UnpicklingError, LookupError, TypeError, EOFError, ValueError,
+            AttributeError, MemoryError) as error:
         raise ValueError(f"{path} is no batch of CIFAR-10 ({error}): {REMEDY}") from error
     if planes.shape != (len(labels), RECORD - 1) or planes.dtype != np.uint8:
         raise ValueError(

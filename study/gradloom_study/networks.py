@@ -343,6 +343,9 @@ def mlp(shape: Shape, classes: int, *, norm: str = "none",
     """Return fully connected layers with ReLUs between."""
     if norm != "none":
         raise ValueError(f"an mlp has norm 'none', not {norm!r}")
+    if not isinstance(hidden, list | tuple) or not all(
+            type(features) is int and features > 0 for features in hidden):
+        raise ValueError(f"hidden must be a list of numbers of features, not {hidden!r}")
     found: list[Layer] = [Linear(features=features) for features in hidden]
     return Spec(input=shape, layers=[*found, Linear(features=classes, relu=False)])
 

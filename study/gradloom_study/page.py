@@ -26,6 +26,9 @@ SKIP_GOAL = 0.76
 
 CHANGE_GOAL = 0.003
 
+SAME_BUDGET = 0.02
+"""By how much of all gradients two budgets may differ that are compared."""
+
 HEAD = f"""# Does it still learn?
 
 What skipping gradients and cutting activations cost in accuracy, in the machine's own arithmetic.
@@ -37,13 +40,13 @@ skip rates and bits, by the cost model ([model.md](model.md)): the machine of {M
 {MACHINE.columns}, buffers in place, no DRAM, energies of {ENERGIES}. The baseline has the same
 forward pass, then two backward passes whose loads show; what interleaving, hidden loads and the
 fused update give without any skipping is the gain of `{BASELINE}`. Slots leave out loads, drains,
-skew and the update; the bound, `3 / (1 + (1 - s)(1 + 1/q))`, takes all layers for alike.
+skew and the update; their bound, `3 / (1 + (1 - s)(1 + 1/q))`, takes all layers for alike.
 """
 
 TABLE = """
 | policy | seeds | epochs | test accuracy, % | to {base}, points | gradients not computed, % | \
 forward passes not done, % | mean bits | cycles, gain | accesses, gain | energy, gain | \
-slots, gain | bound |
+slots, gain | slots, bound |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
 """
 
@@ -75,7 +78,7 @@ def _section(content: dict[str, Any], comment: str) -> str:
         some = [row for row in rows if row.network == network]
         lines.append(f"\n### {network}\n" + TABLE.format(base=BASELINE))
         lines += [_line(row, content, done) for row in some]
-        lines += [f"\n{text}\n" for text in _verdicts(some)]
+        lines += [f"\n{text}\n" for text in _verdicts(some, settings["policies"])]
     lines += [f"\n{text}\n" for text in _angles(done)]
     if open_runs:
         lines.append(f"\nNot finished, and not in the tables: {', '.join(open_runs)}.\n")
@@ -135,8 +138,10 @@ def _gains(row: Row, content: dict[str, Any], done) -> list[str]:
     return [f"{mean:.2f}x" for mean in np.mean(ratios, axis=0)] + [limit]
 
 
-def _verdicts(rows: Sequence[Row]) -> list[str]:
+def _verdicts(rows: Sequence[Row], policies: Sequence[dict[str, Any]]) -> list[str]:
     """Return sentences that compare policies which had the same backward budget."""
+    plain = {policy["name"] for policy in policies
+             if policy["like"] or policy["skip"].get("kind") == "random"}
     named = {row.policy: row for row in rows}
     found = []
     if BASELINE in named and "float" in named:
@@ -147,10 +152,10 @@ def _verdicts(rows: Sequence[Row]) -> list[str]:
     found.append(
         f"At least {SKIP_GOAL:.0%} of the gradients not computed at no more than "
         f"{100 * CHANGE_GOAL:.1f} points below {BASELINE}: {', '.join(reached) or 'none'}.")
-    others = [named[name] for name in ("random", "shorter") if name in named]
     for row in rows:
-        rivals = [other for other in others if abs(other.skipped - row.skipped) < 0.05]
-        if row in others or row.policy == BASELINE or not rivals:
+        rivals = [other for other in rows if other.policy in plain and other is not row
+                  and abs(other.skipped - row.skipped) <= SAME_BUDGET]
+        if row.policy in plain or row.policy == BASELINE or not rivals:
             continue
         told = ", ".join(f"{100 * (row.accuracy - other.accuracy):+.2f} to {other.policy}"
                          for other in rivals)

@@ -9,7 +9,7 @@ import numpy as np
 from gradloom_host.files import write_file
 from gradloom_host.missing import require
 
-from .summary import is_complete, summarise
+from .summary import summarise
 
 __all__ = ["draw"]
 
@@ -108,8 +108,7 @@ def _bits(picture, content) -> bool:
 
 def _first_seed(content) -> list[dict[str, Any]]:
     seed = content["runs"][0]["seed"]
-    return [run for run in content["runs"] if run["seed"] == seed and (
-        is_complete(run) or run["records"])]
+    return [run for run in content["runs"] if run["seed"] == seed]
 
 
 def _label(run, runs) -> str:

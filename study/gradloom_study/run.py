@@ -47,7 +47,7 @@ class Run:
             rates = ()
         self.records: list[dict[str, Any]] = []
         options = dict(study.networks[cell.network])
-        self.spec = NETWORKS[options.pop("kind")](self.data.shape, self.data.classes, **options)
+        self.spec = NETWORKS[options.pop("kind")](data.shape, data.classes, **options)
         schedule = Schedule(epochs=self.epochs, samples=self.samples, rates=rates)
         self.skip = make_skip(policy.skip, schedule, np.random.default_rng([cell.seed, 1 << 20]))
         self.trainer = self._trainer()
@@ -84,7 +84,7 @@ class Run:
         visited = self.skip.start(number)
         order = rng.permutation(self.samples if visited is None else visited)
         steps = max(1, len(order) // study.batch)
-        losses = correct = kept = 0
+        losses = correct = kept = seen = 0
         self.trainer.start(number)
         for step in range(steps):
             chosen = order[step * study.batch:(step + 1) * study.batch]
@@ -98,10 +98,10 @@ class Run:
             losses += float(judged.losses.sum())
             correct += judged.correct
             kept += keeps
+            seen += len(chosen)
             progress((number + (step + 1) / steps) / self.epochs)
         self.skip.finish()
         found = self.trainer.finish()
-        seen = steps * study.batch
         tests = (number + 1) % study.test_every == 0 or number + 1 == self.epochs
         return {
             "epoch": number + 1, "loss": losses / seen, "train_accuracy": correct / seen,

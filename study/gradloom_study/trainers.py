@@ -258,11 +258,14 @@ class _Watch:
         self._checked = False
 
     def attach(self, network: Network, step: Step, place: float) -> None:
-        """Have a step watched if it is the first of its epoch, or the first of its second half."""
+        """Have a step watched if it is the first of its epoch, or of the epoch's second half.
+
+        A step without gradients is watched in vain, and then the next one is.
+        """
         if not self.angles:
             action = self._choose
         elif place >= 0.5 and not self._checked:
-            action, self._checked = self._check, True
+            action = self._check
         else:
             return
         for index, member in network.weighted.items():
@@ -291,6 +294,7 @@ class _Watch:
                         "chosen": found.get(f"measured{bits}", 0.0)}
 
     def _check(self, index: int, layer: Weighted, x, d, largest: int, step: Step) -> None:
+        self._checked = True
         if layer.lanes > 1:
             some = dots(layer, x, d, largest, OPERAND_BITS // layer.lanes, step)
             if some[0]:

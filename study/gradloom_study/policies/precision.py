@@ -6,16 +6,16 @@ the policies may want. `Angle` is what the machine's precision unit does: the co
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from gradloom_golden.precision import angle_within, bound_from_degrees
 
-from .make import make
+from .make import complete, make
 
 __all__ = ["BITS", "PRECISIONS", "Angle", "EarlyLow", "Fixed", "Measured", "Precision",
-           "Predictor", "degrees", "make_precision"]
+           "Predictor", "complete_precision", "degrees", "make_precision"]
 
 BITS = (8, 4, 2)
 
@@ -31,7 +31,8 @@ class Measured:
     noise : dict of int to float
         By bits: sum (Q(x) - x)^2 / sum x^2 of the activations.
     diversity : float
-        sum ||g_i||^2 / ||sum g_i||^2 over the samples.
+        sum ||g_i||^2 / ||sum g_i||^2 over the outer products that the gradient is the sum of: one
+        a sample in a fully connected layer, one a pixel of D in a convolution.
     """
 
     dots: dict[int, tuple[int, int, int]]
@@ -41,6 +42,11 @@ class Measured:
     def predicted(self, bits: int) -> float:
         """Return the angle, in degrees, that noise and diversity predict."""
         return math.degrees(math.atan(math.sqrt(self.noise[bits] * self.diversity)))
+
+
+def _check_bits(name: str, bits: int) -> None:
+    if type(bits) is not int or bits not in BITS:
+        raise ValueError(f"{name} must be 8, 4 or 2, not {bits!r}")
 
 
 def degrees(gg: int, gh: int, hh: int) -> float:
@@ -70,8 +76,7 @@ class Precision:
     measures = False
 
     def __init__(self, epochs: int, *, bits: int = 8):
-        if bits not in BITS:
-            raise ValueError(f"bits must be 8, 4 or 2, not {bits!r}")
+        _check_bits("bits", bits)
         self.epochs, self._bits = epochs, bits
 
     def bits(self, epoch: int) -> int | None:
@@ -104,8 +109,9 @@ class EarlyLow(Precision):
 
     def __init__(self, epochs: int, *, bits: int = 2, later: int = 8, share: float = 0.5):
         super().__init__(epochs, bits=bits)
-        if later not in BITS:
-            raise ValueError(f"later must be 8, 4 or 2, not {later!r}")
+        _check_bits("later", later)
+        if not 0 <= share <= 1:
+            raise ValueError(f"share must be from 0 to 1, not {share!r}")
         self._later, self._turn = later, share * epochs
 
     def bits(self, epoch):
@@ -170,7 +176,12 @@ PRECISIONS: dict[str, Callable[..., Precision]] = {
 """By the name that a study's configuration uses."""
 
 
-def make_precision(options: dict[str, Any], epochs: int) -> Precision:
+def complete_precision(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a table of the configuration with all defaults."""
+    return complete("precision", PRECISIONS, options, "fixed")
+
+
+def make_precision(options: Mapping[str, Any], epochs: int) -> Precision:
     """Return the policy that a table of the configuration describes: its `kind` and parameters.
 
     Raises

@@ -5,21 +5,22 @@ Thresholds are judged by the machine's own rules, imported from `gradloom_golden
 that chooses.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from gradloom_golden.budget import ONE, Budget
 from gradloom_golden.confidence import NEVER, threshold_from_probability
 
 from ..loss import Judged
-from .make import make
+from .make import complete, make
 
 __all__ = [
     "SKIPS", "Dbpd", "ErrorBudget", "Everything", "InfoBatch", "Margin", "Random", "Schedule",
-    "Skip", "Threshold", "make_skip",
+    "Skip", "Threshold", "complete_skip", "make_skip",
 ]
 
 
@@ -47,14 +48,7 @@ class Skip:
     ----------
     schedule : Schedule
     rng : numpy Generator
-
-    Attributes
-    ----------
-    follows : str
-        Name of the policy whose rates `Schedule.rates` are to be; none if empty.
     """
-
-    follows = ""
 
     def __init__(self, schedule: Schedule, rng: np.random.Generator):
         self.schedule, self.rng = schedule, rng
@@ -220,7 +214,8 @@ class Dbpd(Skip):
     From the paper's text: a sample gets a gradient while its label's probability is below
     `threshold`; in the last epochs, a share `revision` of all but at least one, every sample does.
     Reconstructed: the gradient is that of the mean over the samples kept. The machine divides by
-    the whole batch, so the rate is raised by the power of two next to batch / kept, 8 at most.
+    the whole batch, so the rate is raised by the power of two next to batch / kept, 8 at most, and
+    to 1 at most.
 
     Parameters
     ----------
@@ -235,6 +230,10 @@ class Dbpd(Skip):
                  rescale: bool = True):
         super().__init__(schedule, rng)
         _check_share("threshold", threshold)
+        if not 0 <= revision <= 1:
+            raise ValueError(f"revision must be from 0 to 1, not {revision!r}")
+        if type(rescale) is not bool:
+            raise ValueError(f"rescale must be true or false, not {rescale!r}")
         self._threshold = round(threshold * ONE)
         self._first_full = schedule.epochs - max(1, round(revision * schedule.epochs))
         self._rescale = rescale
@@ -271,6 +270,8 @@ class InfoBatch(Skip):
         super().__init__(schedule, rng)
         if not 0 < ratio <= 0.5:
             raise ValueError(f"ratio must be above 0 and at most 0.5, not {ratio!r}")
+        if not 0 <= anneal <= 1:
+            raise ValueError(f"anneal must be from 0 to 1, not {anneal!r}")
         self._ratio, self._last = ratio, int(anneal * schedule.epochs)
         self._losses = np.full(schedule.samples, np.inf)
         self._factors = np.ones(schedule.samples)
@@ -298,12 +299,12 @@ class InfoBatch(Skip):
 
     def state(self):
         """Return the losses with the rest."""
-        return {**super().state(), "losses": self._losses.copy()}
+        return {**super().state(), "losses": torch.from_numpy(self._losses.copy())}
 
     def restore(self, state):
         """Go on."""
         super().restore(state)
-        self._losses[:] = state["losses"]
+        self._losses[:] = state["losses"].numpy()
 
 
 def _check_share(name: str, value: float) -> None:
@@ -318,7 +319,12 @@ SKIPS: dict[str, Callable[..., Skip]] = {
 """By the name that a study's configuration uses."""
 
 
-def make_skip(options: dict[str, Any], schedule: Schedule, rng: np.random.Generator) -> Skip:
+def complete_skip(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a table of the configuration with all defaults."""
+    return complete("skip", SKIPS, options, "none")
+
+
+def make_skip(options: Mapping[str, Any], schedule: Schedule, rng: np.random.Generator) -> Skip:
     """Return the policy that a table of the configuration describes: its `kind` and parameters.
 
     Raises

@@ -221,7 +221,7 @@ class Study:
 
     @property
     def cells(self) -> list[Cell]:
-        """All runs: seeds in the outer loop, so that each is complete before the next begins."""
+        """All runs: seeds in the outer loop, so that each is soon complete."""
         return [Cell(study=self, network=network, policy=policy, seed=seed)
                 for seed in self.seeds for network in self.networks for policy in self.policies]
 

@@ -98,7 +98,8 @@ def _setting(settings: dict[str, Any], runs: Sequence[dict[str, Any]]) -> str:
     changed = [f"moved by up to {settings['shift']} pixels"] * bool(settings["shift"])
     changed += ["half of them mirrored"] * settings["flip"]
     images = ", ".join(changed) or "as they are"
-    return (f"Data {settings['data']}, {count} training images, {images}; "
+    return (f"Data {settings['data']}, {count} training images, {images}, "
+            f"{settings['test_samples'] or 'all'} test images; "
             f"{settings['epochs']} epochs, batches of {settings['batch']}, learning rate "
             f"2^-{settings['rate']} halved after {halved} of the run, momentum "
             f"1 - 2^-{settings['momentum']}. Seeds {', '.join(map(str, settings['seeds']))}. "

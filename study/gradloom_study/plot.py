@@ -15,6 +15,9 @@ __all__ = ["draw"]
 
 DPI = 120
 
+MARKERS = "osD^vP*X<>phd8H"
+"""Points lie on each other where policies save the same: a shape tells what a colour hides."""
+
 
 def draw(content: dict[str, Any], folder: Path) -> list[Path]:
     """Draw the results of a study into a folder; return the paths of the pictures.
@@ -52,12 +55,12 @@ def _tradeoff(picture, content) -> bool:
         return False
     axes = picture.add_subplot()
     networks = list(dict.fromkeys(row.network for row in rows))
-    markers = dict(zip(networks, "osD^vP*X" * (1 + len(networks) // 8)))
     colours = require("matplotlib", "study").colormaps["tab20"]
     for number, row in enumerate(rows):
         label = row.policy if len(networks) == 1 else f"{row.network}: {row.policy}"
         axes.errorbar(100 * row.skipped, 100 * row.accuracy, yerr=100 * row.spread, label=label,
-                      fmt=markers[row.network], capsize=2, color=colours(number % 20))
+                      fmt=MARKERS[number % len(MARKERS)], alpha=0.8, capsize=2,
+                      color=colours(number % 20))
     picture.legend(loc="outside right center", fontsize=7)
     axes.set_xlabel("gradient computations saved, % of training every sample in every epoch")
     axes.set_ylabel("test accuracy, %")
@@ -102,6 +105,7 @@ def _bits(picture, content) -> bool:
         axes.set_title(_label(run, runs), fontsize=8)
         axes.set_xlabel("epoch")
     all_axes[0].set_ylabel("layer with weights")
+    all_axes[0].yaxis.get_major_locator().set_params(integer=True)
     picture.suptitle("2 (dark), 4 and 8 (light) activation bits of the weight gradient")
     return True
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from gradloom_host.missing import require
 
-from .summary import Row, summarise
+from .summary import Row, by_network, summarise
 
 __all__ = ["study_command"]
 
@@ -66,9 +66,8 @@ def _plot(results: Path, output: Path | None) -> int:
 
     content = load_results(results)
     console = Console()
-    rows = summarise(content)
-    for network in dict.fromkeys(row.network for row in rows):
-        console.print(_table(network, [row for row in rows if row.network == network]))
+    for network, rows in by_network(summarise(content)).items():
+        console.print(_table(network, rows))
     folder = output or (results if results.is_dir() else results.parent)
     for path in draw(content, folder):
         console.print(f"wrote {path}", highlight=False, soft_wrap=True)

@@ -14,7 +14,7 @@ from .cycles import SlotModel, bound, gain, layers_of
 from .data import DATA_SHAPES
 from .machine_cost import MachineModel
 from .networks import NETWORKS
-from .summary import BASELINE, Row, is_complete, summarise
+from .summary import BASELINE, Row, by_network, is_complete, summarise
 
 __all__ = ["page", "write_page"]
 
@@ -68,14 +68,13 @@ def write_page(path: Path, studies: Sequence[tuple[dict[str, Any], str]]) -> Non
 
 
 def _section(content: dict[str, Any], comment: str) -> str:
-    settings, rows = content["settings"], summarise(content)
+    settings = content["settings"]
     done = [run for run in content["runs"] if is_complete(run)]
     open_runs = sorted(run["cell"] for run in content["runs"] if not is_complete(run))
     lines = [f"\n## {content['study']}\n\n{_setting(settings, content['runs'])}\n"]
     if comment:
         lines.append(f"\n{comment.strip()}\n")
-    for network in dict.fromkeys(row.network for row in rows):
-        some = [row for row in rows if row.network == network]
+    for network, some in by_network(summarise(content)).items():
         lines.append(f"\n### {network}\n" + TABLE.format(base=BASELINE))
         lines += [_line(row, content, done) for row in some]
         lines += [f"\n{text}\n" for text in _verdicts(some, settings["policies"])]

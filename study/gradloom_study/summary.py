@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Row", "is_complete", "summarise"]
+__all__ = ["Row", "by_network", "is_complete", "summarise"]
 
 BASELINE = "int8"
 """The policy that others are held against, unless another is named."""
@@ -71,6 +71,14 @@ def summarise(content: dict[str, Any], baseline: str = BASELINE) -> list[Row]:
     epochs = content["settings"]["epochs"]
     return [_row(network, policy, some, bases, epochs)
             for (network, policy), some in groups.items()]
+
+
+def by_network(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Return the rows of each network, both in their order."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row.network, []).append(row)
+    return found
 
 
 def accuracy(run: dict[str, Any]) -> float:

@@ -77,6 +77,19 @@ def test_rows_add_up_the_records(results):
         sum(run["records"][-1]["test_accuracy"] for run in budget) / 2)
     assert abs(rows["random"].skipped - rows["budget"].skipped) < 0.05
     assert rows["float"].bits is None
+    budget[1] |= {"epochs": 2, "records": budget[1]["records"][:2]}
+    assert next(row.epochs for row in summarise(content) if row.policy == "budget") == 2.5
+
+
+def test_a_difference_is_paired_by_seed_and_has_its_standard_error(results):
+    content = load_results(results)
+    last = {(run["policy"], run["seed"]): run["records"][-1] for run in content["runs"]}
+    for (policy, seed), told in {("int8", 1): 0.5, ("int8", 2): 0.75, ("budget", 1): 0.5625,
+                                 ("budget", 2): 0.75}.items():
+        last[policy, seed]["test_accuracy"] = told
+    budget = next(row for row in summarise(content) if row.policy == "budget")
+    assert (budget.change, budget.doubt) == (0.03125, pytest.approx(0.03125))
+    assert "| budget | 2 | 3 | 65.62 ± 13.26 | +3.12 ± 3.12 |" in page([(content, "")])
 
 
 def test_the_page_has_every_row_and_says_what_it_is_not(results, tmp_path):

@@ -41,6 +41,9 @@ skip rates and bits, by the cost model ([model.md](model.md)): the machine of {M
 forward pass, then two backward passes whose loads show; what interleaving, hidden loads and the
 fused update give without any skipping is the gain of `{BASELINE}`. Slots leave out loads, drains,
 skew and the update; their bound, `3 / (1 + (1 - s)(1 + 1/q))`, takes all layers for alike.
+
+After ± stands, of an accuracy, the standard deviation over the seeds; of a difference, the standard
+error of its mean over pairs of the same seed.
 """
 
 TABLE = """
@@ -108,10 +111,13 @@ def _setting(settings: dict[str, Any], runs: Sequence[dict[str, Any]]) -> str:
 def _line(row: Row, content: dict[str, Any], done: Sequence[dict[str, Any]]) -> str:
     spread = f" ± {100 * row.spread:.2f}" if len(row.seeds) > 1 else ""
     change = "" if row.change is None else f"{100 * row.change:+.2f}"
+    if row.doubt:
+        change += f" ± {100 * row.doubt:.2f}"
     gains = " | ".join(_gains(row, content, done))
-    return (f"| {row.policy} | {len(row.seeds)} | {row.epochs} | {100 * row.accuracy:.2f}{spread} "
-            f"| {change} | {100 * row.skipped:.1f} | {100 * row.forward:.1f} "
-            f"| {'' if row.bits is None else f'{row.bits:.1f}'} | {gains} |\n")
+    bits = "" if row.bits is None else f"{row.bits:.1f}"
+    return (f"| {row.policy} | {len(row.seeds)} | {row.epochs:g} "
+            f"| {100 * row.accuracy:.2f}{spread} | {change} "
+            f"| {100 * row.skipped:.1f} | {100 * row.forward:.1f} | {bits} | {gains} |\n")
 
 
 def _gains(row: Row, content: dict[str, Any], done) -> list[str]:

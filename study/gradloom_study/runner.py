@@ -116,7 +116,6 @@ def run_study(study: Study, folder: Path, data_folder: Path | None = None, *,
                     run_cell(*arguments(cell, turn),
                              progress=lambda done, name=cell.name: progress(name, done))
                     results.collect(study)
-                    results.collect(study)
             else:
                 with _pool(scheduler, processes) as (pool, places):
                     for _ in _spread(pool, places, left, results, progress, arguments):

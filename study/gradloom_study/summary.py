@@ -24,6 +24,8 @@ class Row:
         Mean and standard deviation over the seeds (0 with one) of the last epoch's accuracy.
     change : float or None
         Mean over the seeds of the accuracy less the baseline's of the same seed.
+    doubt : float
+        Standard error of that mean (0 with one seed).
     skipped : float
         Share of the gradient computations of the baseline that were not done.
     forward : float
@@ -32,7 +34,8 @@ class Row:
         Mean activation bits of the weight gradient, over layers and epochs.
     narrow : float
         Share of layers and epochs at 2 bits.
-    epochs : int
+    epochs : float
+        Mean over the seeds: a run of the same work as another may be shorter with one of them.
     """
 
     network: str
@@ -41,11 +44,12 @@ class Row:
     accuracy: float
     spread: float
     change: float | None
+    doubt: float
     skipped: float
     forward: float
     bits: float | None
     narrow: float | None
-    epochs: int
+    epochs: float
 
 
 def is_complete(run: dict[str, Any]) -> bool:
@@ -94,13 +98,18 @@ def _row(network: str, policy: str, runs: Sequence[dict[str, Any]], bases, epoch
             for width in record["bits"].values()]
     return Row(
         network=network, policy=policy, seeds=tuple(run["seed"] for run in runs),
-        accuracy=float(found.mean()), spread=float(found.std(ddof=1)) if len(found) > 1 else 0.0,
+        accuracy=float(found.mean()), spread=_deviation(found),
         change=float(np.mean(changes)) if changes else None,
+        doubt=_deviation(changes) / max(1, len(changes)) ** 0.5,
         skipped=float(np.mean([_saved(run, "kept", epochs) for run in runs])),
         forward=float(np.mean([_saved(run, "samples", epochs) for run in runs])),
         bits=float(np.mean(bits)) if bits else None,
         narrow=float(np.mean(np.equal(bits, 2))) if bits else None,
-        epochs=runs[0]["epochs"])
+        epochs=float(np.mean([run["epochs"] for run in runs])))
+
+
+def _deviation(values: Sequence[float]) -> float:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
 def _saved(run: dict[str, Any], name: str, epochs: int) -> float:

@@ -26,46 +26,66 @@ def made(seed=1, relu=False):
     return layer, x, d
 
 
-def reference(layer, x, d):
-    """Return y and the gradients of x, gain and offset, in float64."""
-    values = (x.values.double() * 2.0 ** x.exponent).requires_grad_()
-    gain, offset = (part.double().requires_grad_() for part in (layer.gain, layer.offset))
-    y = torch.nn.functional.batch_norm(
-        values.permute(0, 3, 1, 2), None, None, gain, offset, training=True, eps=EPSILON)
-    y = y.permute(0, 2, 3, 1)
-    gradients = torch.autograd.grad(y, (values, gain, offset), d.double())
-    return y.detach(), *gradients
+def normalized(layer, values):
+    """Return values (n, height, width, channels) as PyTorch normalizes them, n as one batch."""
+    y = torch.nn.functional.batch_norm(values.permute(0, 3, 1, 2), None, None, layer.gain.double(),
+                                       layer.offset.double(), training=True, eps=EPSILON)
+    return y.permute(0, 2, 3, 1)
+
+
+def real(some):
+    return some.values.double() * 2.0 ** some.exponent
 
 
 def test_forward_rounds_to_nearest():
-    layer, x, d = made()
+    layer, x, _ = made()
     y = layer(x, train=True)
-    expected = reference(layer, x, d.values)[0] * 2.0 ** 5
+    expected = normalized(layer, real(x)) * 2.0 ** 5
     assert float((y.values - expected.clamp(-128, 127)).abs().max()) <= 0.5 + 1e-3
-    layer, x, d = made(relu=True)
+    layer, x, _ = made(relu=True)
     y = layer(x, train=True)
     assert (y.unsigned, y.relu) == (True, True)
     assert float((y.values - expected.clamp(0, 255)).abs().max()) <= 0.5 + 1e-3
 
 
 @pytest.mark.parametrize("kept", [COUNT, 5, 1])
-def test_backward_counts_skipped_samples_as_zeros(kept):
+def test_backward_takes_the_kept_for_the_batch(kept):
     layer, x, d = made()
-    keep = torch.randperm(COUNT)[:kept].sort().values
-    full = torch.zeros(SHAPE)
-    full[keep] = d.values[keep]
-    _, dx, by_gain, by_offset = reference(layer, x, full * 2.0 ** d.exponent)
+    keep = torch.randperm(COUNT, generator=torch.Generator().manual_seed(kept))[:kept].sort().values
+    errors = real(d)[keep]
+    values = real(x)[keep].requires_grad_()
+    # Forward, all samples were divided by the deviation of all.
+    narrower = values.detach().std((0, 1, 2)) / real(x).std((0, 1, 2))
+    narrower *= ((1 - 1 / values[..., 0].numel()) / (1 - 1 / x.values[..., 0].numel())) ** 0.5
+    [dx] = torch.autograd.grad(normalized(layer, values), values, errors)
+    dx *= narrower
     before = layer.gain.clone(), layer.offset.clone()
+    by_gain = errors * (normalized(layer, real(x))[keep] - before[1]) / before[0]
     layer(x, train=True)
     found = layer.backward(Integers(d.values[keep], d.exponent), Step(
         batch=16, draws=Generated(1), rate=2, momentum=None,
         keep=None if kept == COUNT else keep))
     # Stochastic rounding is off by less than one.
-    wanted = (dx[keep] * 2.0 ** 9).clamp(-128, 127)
+    wanted = (dx * 2.0 ** 9).clamp(-128, 127)
     assert float((found.values - wanted).abs().max()) < 1 + 1e-3
     assert float((found.values - wanted).mean().abs()) < 0.1
-    for was, now, gradient in zip(before, (layer.gain, layer.offset), (by_gain, by_offset)):
-        torch.testing.assert_close(now, (was - gradient / 4 / 16).float())
+    for was, now, gradient in zip(before, (layer.gain, layer.offset), (by_gain, errors)):
+        torch.testing.assert_close(now, (was - gradient.sum((0, 1, 2)) / 4 / 16).float())
+
+
+@pytest.mark.parametrize("kept", [COUNT, 5, 1])
+def test_gradients_have_no_part_that_normalization_hides(kept):
+    layer, x, d = made()
+    layer(x, train=True)
+    layer.scales["d"].exponent = -8                         # nothing saturates
+    found = layer.backward(Integers(d.values[:kept], d.exponent), Step(
+        batch=16, draws=Generated(1), stochastic=False,
+        keep=None if kept == COUNT else torch.arange(kept)))
+    pixels = kept * SHAPE[1] * SHAPE[2]
+    assert float(found.values.abs().mean()) > 10
+    for hidden in (torch.ones_like(x.values[:kept]), x.values[:kept] / 74):
+        part = (found.values * hidden).sum((0, 1, 2)) / pixels
+        assert float(part.abs().max()) < 0.5
 
 
 def test_without_a_kept_sample_nothing_is_learned():

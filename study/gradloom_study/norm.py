@@ -4,9 +4,10 @@ The host reads the eight-bit sums Y of a convolution, normalizes them over the w
 writes eight-bit activations; backward it reads dX and writes D, rounded stochastically. Both
 tensors have exponents that adapt as all others.
 
-Samples that are skipped get no gradient, here neither: means over the batch count them as zeros and
-still divide by the whole batch. What their outputs would owe to the shared statistics is dropped
-with them.
+Samples that are skipped get no gradient, here neither, so backward the batch is those kept: what D
+owes to a shared mean and variance is taken off by sums over the kept alone. So their D adds
+up to zero and has no part along the activations, as that of a whole batch; what is left of one
+moves weights where normalization hides it, until the running means come too late.
 """
 
 import torch
@@ -90,16 +91,16 @@ class BatchNorm(Layer):
         if not len(kept):
             return Integers(torch.zeros_like(kept), exponent)
         gain = self.gain * 2.0 ** (d.exponent - x.exponent - exponent)
+        of_kept = mean, inverse
+        if step.keep is not None:
+            variance, kept_mean = torch.var_mean(kept, (0, 1, 2), correction=0)
+            of_kept = kept_mean, torch.rsqrt(variance + EPSILON * 4.0 ** -x.exponent)
+        narrower = inverse / of_kept[1]
         dx, by_gain, by_offset = torch.ops.aten.native_batch_norm_backward(
-            d.values.permute(0, 3, 1, 2), kept.permute(0, 3, 1, 2), gain, None, None, mean,
-            inverse, True, 0.0, [True, True, True])
+            d.values.permute(0, 3, 1, 2), kept.permute(0, 3, 1, 2), gain * narrower, None, None,
+            *of_kept, True, 0.0, [True, True, True])
+        by_gain = by_gain * narrower + (of_kept[0] - mean) * inverse * by_offset
         dx = dx.permute(0, 2, 3, 1).contiguous()
-        if len(kept) < len(x.values):
-            # PyTorch divided the sums by the pixels kept; the batch has more.
-            pixels = kept.shape[1] * kept.shape[2]
-            more = gain * inverse * (1 / (len(kept) * pixels) - 1 / (len(x.values) * pixels))
-            slope = more * by_gain * inverse
-            dx.addcmul_(kept, slope).add_(more * by_offset - slope * mean)
         draws = step.draws.draw(Bank.REQUANTIZE, dx.shape) if step.stochastic else None
         narrow_(dx, 0, GRADIENT_BITS, draws=draws)
         self.scales["d"].measure(dx, GRADIENT_BITS)

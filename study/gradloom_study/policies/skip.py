@@ -98,23 +98,29 @@ class Everything(Skip):
 class Threshold(Skip):
     """Skip samples whose label has a probability of at least `probability`.
 
-    `SkipRule.PROBABILITY` of the machine.
+    `SkipRule.PROBABILITY` of the machine, whose host may set another threshold at any epoch.
 
     Parameters
     ----------
     schedule, rng
         As of `Skip`.
     probability : float
+        Of the first epoch.
+    last : float, optional
+        Of the last; those between lie on a line. The same without.
     """
 
-    def __init__(self, schedule, rng, *, probability: float):
+    def __init__(self, schedule, rng, *, probability: float, last: float | None = None):
         super().__init__(schedule, rng)
+        last = probability if last is None else last
         _check_share("probability", probability)
-        self.threshold = min(round(probability * ONE), NEVER - 1)
+        _check_share("last", last)
+        line = np.linspace(probability, last, schedule.epochs)
+        self._thresholds = [min(round(share * ONE), NEVER - 1) for share in line]
 
     def keep(self, judged, samples):
-        """Return where the probability is below the threshold; `NEVER` keeps all."""
-        return (judged.own < self.threshold) | (self.threshold == NEVER)
+        """Return where the probability is below the threshold of the epoch."""
+        return judged.own < self._thresholds[self.epoch]
 
 
 class Margin(Skip):
@@ -158,7 +164,7 @@ class ErrorBudget(Skip):
     def __init__(self, schedule, rng, *, error: float):
         super().__init__(schedule, rng)
         _check_share("error", error)
-        self.bound = round(error * ONE)
+        self.bound = min(round(error * ONE), ONE - 1)
         self.budget = Budget()
 
     def keep(self, judged, samples):

@@ -38,26 +38,19 @@ def batch(rng):
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 1 << 16), exponent=st.integers(-7, -2),
-       kind=st.sampled_from(["threshold", "rising", "margin", "budget"]),
+       kind=st.sampled_from(["threshold", "margin", "budget"]),
        share=st.sampled_from([0.51, 0.8, 0.95, 0.999999]))
 def test_policies_keep_what_the_loss_unit_keeps(seed, exponent, kind, share):
     # Three epochs of three batches: the budget's threshold comes from the epoch before.
     rng = np.random.default_rng(seed)
     unit = LossUnit(PRESETS["tiny"])
-    policy = {
-        "threshold": lambda: made("threshold", probability=share),
-        "rising": lambda: made("threshold", probability=0.1, last=share, epochs=3),
-        "margin": lambda: made("margin", probability=share),
-        "budget": lambda: made("budget", error=share),
-    }[kind]()
+    policy = made(kind, **{"error" if kind == "budget" else "probability": share})
+    rule, threshold = {
+        "threshold": (SkipRule.PROBABILITY, min(round(share * 65536), 65534)),
+        "margin": (SkipRule.MARGIN, threshold_from_probability(share, exponent)),
+        "budget": (SkipRule.BUDGET, 0),
+    }[kind]
     for epoch in range(3):
-        rule, threshold = {
-            "threshold": (SkipRule.PROBABILITY, min(round(share * 65536), 65534)),
-            "rising": (SkipRule.PROBABILITY, min(
-                round((0.1, (0.1 + share) / 2, share)[epoch] * 65536), 65534)),
-            "margin": (SkipRule.MARGIN, threshold_from_probability(share, exponent)),
-            "budget": (SkipRule.BUDGET, 0),
-        }[kind]
         assert policy.start(epoch) is None
         for _ in range(3):
             values, labels = batch(rng)
@@ -164,7 +157,6 @@ def test_infobatch_prunes_half_of_the_easy_and_weighs_the_rest():
                        "dbpd, infobatch"),
     ({"kind": "threshold"}, "skip 'threshold' needs probability"),
     ({"kind": "threshold", "probability": 1.0}, "probability must be between 0 and 1, not 1.0"),
-    ({"kind": "threshold", "probability": 0.5, "last": 0}, "last must be between 0 and 1, not 0"),
     ({"kind": "margin", "probability": 0.4}, "a skip probability lies between 0.5 and 1, not 0.4"),
     ({"kind": "budget", "error": 0}, "error must be between 0 and 1, not 0"),
     ({"kind": "random"}, "random skipping takes either rate or follows, not None and ''"),

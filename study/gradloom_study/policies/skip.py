@@ -98,29 +98,23 @@ class Everything(Skip):
 class Threshold(Skip):
     """Skip samples whose label has a probability of at least `probability`.
 
-    `SkipRule.PROBABILITY` of the machine, whose host may set another threshold at any epoch.
+    `SkipRule.PROBABILITY` of the machine.
 
     Parameters
     ----------
     schedule, rng
         As of `Skip`.
     probability : float
-        Of the first epoch.
-    last : float, optional
-        Of the last; those between lie on a line. The same without.
     """
 
-    def __init__(self, schedule, rng, *, probability: float, last: float | None = None):
+    def __init__(self, schedule, rng, *, probability: float):
         super().__init__(schedule, rng)
-        last = probability if last is None else last
         _check_share("probability", probability)
-        _check_share("last", last)
-        line = np.linspace(probability, last, schedule.epochs)
-        self._thresholds = [min(round(share * ONE), NEVER - 1) for share in line]
+        self.threshold = min(round(probability * ONE), NEVER - 1)
 
     def keep(self, judged, samples):
-        """Return where the probability is below the threshold of the epoch."""
-        return judged.own < self._thresholds[self.epoch]
+        """Return where the probability is below the threshold; `NEVER` keeps all."""
+        return (judged.own < self.threshold) | (self.threshold == NEVER)
 
 
 class Margin(Skip):

@@ -61,7 +61,7 @@ def test_policies_keep_what_the_loss_unit_keeps(seed, exponent, kind, share):
             np.testing.assert_array_equal(np.flatnonzero(found), outcome.keep)
         policy.finish()
         if kind == "budget":
-            unit.choose(Descriptor(opcode=Opcode.THRESHOLD, bound=min(round(share * 65536), 65535)))
+            unit.choose(Descriptor(opcode=Opcode.THRESHOLD, bound=min(round(share * 65536), 65534)))
 
 
 def test_at_the_threshold_a_sample_is_skipped():

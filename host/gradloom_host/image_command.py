@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from gradloom_golden.budget import fraction
+from gradloom_golden.confidence import NEVER
 from gradloom_golden.config import Config
 from gradloom_golden.program import Schedule, SkipRule
 
@@ -35,7 +37,6 @@ RATE = 5
 MOMENTUM = 3
 SAMPLES = 60_000
 STEPS_A_LIST = 20
-KEEP_ALL = 65535
 
 
 def attribution(counters: dict[str, int], cycles: int, slots: int) -> dict[str, int]:
@@ -66,10 +67,10 @@ def train_images(options: argparse.Namespace, config: Config) -> int:
         train_images=raw.train_images[..., None], train_labels=raw.train_labels.astype(np.int64),
         test_images=raw.test_images[..., None], test_labels=raw.test_labels.astype(np.int64))
     samples = min(options.samples or SAMPLES, len(data.train_labels))
-    threshold = KEEP_ALL if options.skip is None else round(options.skip * 65536)
+    threshold = NEVER if options.skip is None else fraction(options.skip)
     rule = {"skip_rule": SkipRule.PROBABILITY, "threshold": threshold}
     if options.budget is not None:
-        rule = {"skip_rule": SkipRule.BUDGET, "budget": round(options.budget * 65536)}
+        rule = {"skip_rule": SkipRule.BUDGET, "budget": fraction(options.budget)}
     policy = Policy(
         rate=RATE, momentum=MOMENTUM, **rule,
         lanes=(8 // (options.lanes or 8),), schedule=Schedule[options.schedule.upper()])

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gradloom_golden.budget import ONE, Budget
+from gradloom_golden.budget import Budget, fraction
 from gradloom_golden.confidence import NEVER, threshold_from_probability
 
 from ..loss import Judged
@@ -110,11 +110,11 @@ class Threshold(Skip):
     def __init__(self, schedule, rng, *, probability: float):
         super().__init__(schedule, rng)
         _check_share("probability", probability)
-        self.threshold = min(round(probability * ONE), NEVER - 1)
+        self.threshold = fraction(probability)
 
     def keep(self, judged, samples):
-        """Return where the probability is below the threshold; `NEVER` keeps all."""
-        return (judged.own < self.threshold) | (self.threshold == NEVER)
+        """Return where the probability is below the threshold."""
+        return judged.own < self.threshold
 
 
 class Margin(Skip):
@@ -158,7 +158,7 @@ class ErrorBudget(Skip):
     def __init__(self, schedule, rng, *, error: float):
         super().__init__(schedule, rng)
         _check_share("error", error)
-        self.bound = min(round(error * ONE), ONE - 1)
+        self.bound = fraction(error)
         self.budget = Budget()
 
     def keep(self, judged, samples):
@@ -234,7 +234,7 @@ class Dbpd(Skip):
             raise ValueError(f"revision must be from 0 to 1, not {revision!r}")
         if type(rescale) is not bool:
             raise ValueError(f"rescale must be true or false, not {rescale!r}")
-        self._threshold = round(threshold * ONE)
+        self._threshold = fraction(threshold)
         self._first_full = schedule.epochs - max(1, round(revision * schedule.epochs))
         self._rescale = rescale
 

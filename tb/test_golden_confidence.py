@@ -5,7 +5,13 @@ import math
 import numpy as np
 import pytest
 
-from gradloom_golden.confidence import NEVER, keep_list, margins, threshold_from_probability
+from gradloom_golden.confidence import (
+    NEVER,
+    fraction,
+    keep_list,
+    margins,
+    threshold_from_probability,
+)
 
 
 def softmax(logits):
@@ -85,3 +91,8 @@ def test_rejects_a_probability_out_of_range(probability):
     message = rf"^a skip probability lies between 0\.5 and 1, not {probability}$"
     with pytest.raises(ValueError, match=message):
         threshold_from_probability(probability, -4)
+
+
+def test_fractions_fit_their_field_and_are_none_that_means_never():
+    assert [fraction(share) for share in (0, 2 ** -16, 0.5, 1 - 2 ** -15)] == [0, 1, 32768, 65534]
+    assert [fraction(share) for share in (1 - 2 ** -16, 0.9999999)] == [NEVER - 1, NEVER - 1]

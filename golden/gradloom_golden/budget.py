@@ -15,7 +15,7 @@ import numpy as np
 
 from .confidence import NEVER
 
-__all__ = ["BUCKETS", "BUCKET_BITS", "ONE", "SUM_BITS", "Budget", "choose_cycles", "fraction"]
+__all__ = ["BUCKETS", "BUCKET_BITS", "ONE", "SUM_BITS", "Budget", "choose_cycles"]
 
 BUCKETS = 64
 BUCKET_BITS = 10
@@ -26,14 +26,6 @@ SUM_BITS = 32
 
 ONE = 1 << 16
 """A probability of one."""
-
-
-def fraction(share: float) -> int:
-    """Return a probability or a budget, from 0 to below 1, in units of 2**-16.
-
-    At most `NEVER` - 1: what rounds to one has no field, and `NEVER` means something else.
-    """
-    return min(round(share * ONE), NEVER - 1)
 
 
 class Budget:

@@ -11,10 +11,18 @@ import math
 
 import numpy as np
 
-__all__ = ["NEVER", "keep_list", "margins", "threshold_from_probability"]
+__all__ = ["NEVER", "fraction", "keep_list", "margins", "threshold_from_probability"]
 
 NEVER = (1 << 16) - 1
 """A threshold that no margin reaches: every sample is kept."""
+
+
+def fraction(share: float) -> int:
+    """Return a probability or a budget, from 0 to below 1, in units of 2**-16.
+
+    At most `NEVER` - 1: what rounds to one has no field, and `NEVER` means something else.
+    """
+    return min(round(share * (1 << 16)), NEVER - 1)
 
 
 def margins(logits, labels) -> np.ndarray:

@@ -10,8 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from gradloom_golden.budget import fraction
-from gradloom_golden.confidence import NEVER
+from gradloom_golden.confidence import NEVER, fraction
 from gradloom_golden.config import Config
 from gradloom_golden.program import Schedule, SkipRule
 

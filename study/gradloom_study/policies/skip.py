@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from gradloom_golden.budget import Budget, fraction
-from gradloom_golden.confidence import NEVER, threshold_from_probability
+from gradloom_golden.budget import Budget
+from gradloom_golden.confidence import NEVER, fraction, threshold_from_probability
 
 from ..loss import Judged
 from .make import complete, make

@@ -93,12 +93,12 @@ def accuracy(run: dict[str, Any]) -> float:
 def _row(network: str, policy: str, runs: Sequence[dict[str, Any]], bases, epochs: int) -> Row:
     changes = [accuracy(run) - accuracy(bases[network, run["seed"]]) for run in runs
                if (network, run["seed"]) in bases]
-    found = np.array([accuracy(run) for run in runs])
+    found = [accuracy(run) for run in runs]
     bits = [width for run in runs for record in run["records"]
             for width in record["bits"].values()]
     return Row(
         network=network, policy=policy, seeds=tuple(run["seed"] for run in runs),
-        accuracy=float(found.mean()), spread=_deviation(found),
+        accuracy=float(np.mean(found)), spread=_deviation(found),
         change=float(np.mean(changes)) if changes else None,
         doubt=_deviation(changes) / max(1, len(changes)) ** 0.5,
         skipped=float(np.mean([_saved(run, "kept", epochs) for run in runs])),

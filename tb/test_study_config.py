@@ -59,9 +59,9 @@ def test_a_fingerprint_is_also_that_of_what_is_followed_and_of_defaults(tmp_path
     assert read(tmp_path, default).cells[2].fingerprint() == follower
     first, second = (
         read(tmp_path, GOOD.replace('name = "int8"', f'name = "int8"\nprecision = {table}'))
-        for table in ('{ kind = "angle" }', '{ kind = "angle", reserve = 0.3 }'))
+        for table in ('{ kind = "angle" }', '{ kind = "angle", reserve = 0.5 }'))
     assert first == second
-    assert first.policies[0].precision["reserve"] == 0.3
+    assert first.policies[0].precision["reserve"] == 0.5
 
 
 @pytest.mark.parametrize(("old", "new", "message"), [

@@ -135,7 +135,7 @@ class Angle(Precision):
     measures = True
 
     def __init__(self, epochs: int, *, first: float = 45.0, last: float = 20.0,
-                 reserve: float = 0.3):
+                 reserve: float = 0.5):
         super().__init__(epochs)
         for angle in (first, last):
             bound_from_degrees(angle)                       # refuse it early

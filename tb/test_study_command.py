@@ -69,7 +69,7 @@ def test_rows_add_up_the_records(results):
     content = load_results(results)
     rows = {row.policy: row for row in summarise(content)}
     assert rows["int8"].skipped == 0
-    assert rows["int8"].change == 0
+    assert (rows["int8"].change.mean, rows["int8"].change.pairs) == (0, 2)
     budget = [run for run in content["runs"] if run["policy"] == "budget"]
     kept = sum(record["kept"] for run in budget for record in run["records"])
     assert rows["budget"].skipped == pytest.approx(1 - kept / (2 * 3 * 320))
@@ -88,8 +88,17 @@ def test_a_difference_is_paired_by_seed_and_has_its_standard_error(results):
                                  ("budget", 2): 0.75}.items():
         last[policy, seed]["test_accuracy"] = told
     budget = next(row for row in summarise(content) if row.policy == "budget")
-    assert (budget.change, budget.doubt) == (0.03125, pytest.approx(0.03125))
+    assert (budget.change.mean, budget.change.error) == (0.03125, pytest.approx(0.03125))
     assert "| budget | 2 | 3 | 65.62 ± 13.26 | +3.12 ± 3.12 |" in page([(content, "")])
+    # Rivals, too, are compared by seed: of random only the first is there.
+    content["runs"].remove(next(
+        run for run in content["runs"] if (run["policy"], run["seed"]) == ("random", 2)))
+    for run in content["runs"]:
+        if (run["policy"], run["seed"]) == ("random", 1):
+            run["records"] = [record | {"test_accuracy": 0.5} for record in next(
+                other["records"] for other in content["runs"]
+                if (other["policy"], other["seed"]) == ("budget", 1))]
+    assert "At its backward budget, budget: +6.25 to random points." in page([(content, "")])
 
 
 def test_the_page_has_every_row_and_says_what_it_is_not(results, tmp_path):
@@ -127,7 +136,7 @@ def test_runs_that_are_not_finished_stay_out_of_the_tables(results):
     content["runs"][0]["epochs"] = 9
     text = page([(content, "")])
     assert "Not finished, and not in the tables: mlp-int8-1." in text
-    assert [row.seeds for row in summarise(content) if row.policy == "int8"] == [(2,)]
+    assert [list(row.accuracies) for row in summarise(content) if row.policy == "int8"] == [[2]]
 
 
 def test_shapes_of_pages_are_those_of_data():

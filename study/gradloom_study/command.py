@@ -100,10 +100,10 @@ def _table(network: str, rows: Sequence[Row]) -> Table:
         table.add_column(name, justify="right")
     for row in rows:
         table.add_row(
-            row.policy, str(len(row.seeds)),
+            row.policy, str(len(row.accuracies)),
             f"{100 * row.accuracy:.2f}",
-            f"{100 * row.spread:.2f}" if len(row.seeds) > 1 else "",
-            "" if row.change is None else f"{100 * row.change:+.2f}",
+            f"{100 * row.spread:.2f}" if len(row.accuracies) > 1 else "",
+            "" if row.change is None else f"{100 * row.change.mean:+.2f}",
             f"{100 * row.skipped:.1f}", f"{100 * row.forward:.1f}",
             "" if row.bits is None else f"{row.bits:.1f}")
     return table

@@ -14,7 +14,7 @@ from .cycles import SlotModel, bound, gain, layers_of
 from .data import DATA_SHAPES
 from .machine_cost import MachineModel
 from .networks import NETWORKS
-from .summary import BASELINE, Row, by_network, is_complete, summarise
+from .summary import BASELINE, Difference, Row, by_network, difference, is_complete, summarise
 
 __all__ = ["page", "write_page"]
 
@@ -109,15 +109,18 @@ def _setting(settings: dict[str, Any], runs: Sequence[dict[str, Any]]) -> str:
 
 
 def _line(row: Row, content: dict[str, Any], done: Sequence[dict[str, Any]]) -> str:
-    spread = f" ± {100 * row.spread:.2f}" if len(row.seeds) > 1 else ""
-    change = "" if row.change is None else f"{100 * row.change:+.2f}"
-    if row.doubt:
-        change += f" ± {100 * row.doubt:.2f}"
+    spread = f" ± {100 * row.spread:.2f}" if len(row.accuracies) > 1 else ""
+    change = "" if row.change is None else _points(row.change)
     gains = " | ".join(_gains(row, content, done))
     bits = "" if row.bits is None else f"{row.bits:.1f}"
-    return (f"| {row.policy} | {len(row.seeds)} | {row.epochs:g} "
+    return (f"| {row.policy} | {len(row.accuracies)} | {row.epochs:g} "
             f"| {100 * row.accuracy:.2f}{spread} | {change} "
             f"| {100 * row.skipped:.1f} | {100 * row.forward:.1f} | {bits} | {gains} |\n")
+
+
+def _points(change: Difference) -> str:
+    error = f" ± {100 * change.error:.2f}" if change.error else ""
+    return f"{100 * change.mean:+.2f}{error}"
 
 
 def _gains(row: Row, content: dict[str, Any], done) -> list[str]:
@@ -151,22 +154,24 @@ def _verdicts(rows: Sequence[Row], policies: Sequence[dict[str, Any]]) -> list[s
     named = {row.policy: row for row in rows}
     found = []
     if BASELINE in named and "float" in named:
-        apart = 100 * (named[BASELINE].accuracy - named["float"].accuracy)
-        found.append(f"Integer training differs from float32 by {apart:+.2f} points.")
+        apart = difference(named[BASELINE].accuracies, named["float"].accuracies)
+        if apart:
+            found.append(f"Integer training differs from float32 by {_points(apart)} points.")
     reached = [row.policy for row in rows if row.skipped >= SKIP_GOAL
-               and row.change is not None and row.change >= -CHANGE_GOAL]
+               and row.change is not None and row.change.mean >= -CHANGE_GOAL]
     found.append(
         f"At least {SKIP_GOAL:.0%} of the gradients not computed at no more than "
         f"{100 * CHANGE_GOAL:.1f} points below {BASELINE}: {', '.join(reached) or 'none'}.")
     for row in rows:
-        rivals = [other for other in rows if other.policy in plain and other is not row
-                  and abs(other.skipped - row.skipped) <= SAME_BUDGET]
-        if row.policy in plain or row.policy == BASELINE or not rivals:
+        if row.policy in plain or row.policy == BASELINE:
             continue
-        told = ", ".join(f"{100 * (row.accuracy - other.accuracy):+.2f} to {other.policy}"
-                         for other in rivals)
-        found.append(f"At its backward budget, {row.policy}: {told} points.")
-    if rows and any(len(row.seeds) < 3 for row in rows):
+        rivals = {other.policy: difference(row.accuracies, other.accuracies) for other in rows
+                  if other.policy in plain and abs(other.skipped - row.skipped) <= SAME_BUDGET}
+        told = ", ".join(f"{_points(change)} to {policy}" for policy, change in rivals.items()
+                         if change)
+        if told:
+            found.append(f"At its backward budget, {row.policy}: {told} points.")
+    if rows and any(len(row.accuracies) < 3 for row in rows):
         found.append("With fewer than three seeds a difference of some tenths says nothing.")
     return found
 

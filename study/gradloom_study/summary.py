@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Row", "by_network", "is_complete", "summarise"]
+__all__ = ["Difference", "Row", "by_network", "difference", "is_complete", "summarise"]
 
 BASELINE = "int8"
 """The policy that others are held against, unless another is named."""
@@ -19,13 +19,10 @@ class Row:
     Parameters
     ----------
     network, policy : str
-    seeds : tuple of int
-    accuracy, spread : float
-        Mean and standard deviation over the seeds (0 with one) of the last epoch's accuracy.
-    change : float or None
-        Mean over the seeds of the accuracy less the baseline's of the same seed.
-    doubt : float
-        Standard error of that mean (0 with one seed).
+    accuracies : dict of int to float
+        The last epoch's test accuracy, by seed.
+    change : Difference or None
+        To the baseline.
     skipped : float
         Share of the gradient computations of the baseline that were not done.
     forward : float
@@ -40,16 +37,48 @@ class Row:
 
     network: str
     policy: str
-    seeds: tuple[int, ...]
-    accuracy: float
-    spread: float
-    change: float | None
-    doubt: float
+    accuracies: dict[int, float]
+    change: "Difference | None"
     skipped: float
     forward: float
     bits: float | None
     narrow: float | None
     epochs: float
+
+    @property
+    def accuracy(self) -> float:
+        """Mean over the seeds."""
+        return float(np.mean(list(self.accuracies.values())))
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation over the seeds; 0 with one."""
+        return _deviation(list(self.accuracies.values()))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Difference:
+    """Of two accuracies, over pairs of the same seed.
+
+    Parameters
+    ----------
+    mean, error : float
+        The mean and its standard error (0 of one pair).
+    pairs : int
+    """
+
+    mean: float
+    error: float
+    pairs: int
+
+
+def difference(these: dict[int, float], those: dict[int, float]) -> Difference | None:
+    """Return how much higher accuracies by seed are than others; None without a common seed."""
+    found = [accuracy - those[seed] for seed, accuracy in these.items() if seed in those]
+    if not found:
+        return None
+    return Difference(mean=float(np.mean(found)), error=_deviation(found) / len(found) ** 0.5,
+                      pairs=len(found))
 
 
 def is_complete(run: dict[str, Any]) -> bool:
@@ -71,9 +100,8 @@ def summarise(content: dict[str, Any], baseline: str = BASELINE) -> list[Row]:
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for run in runs:
         groups.setdefault((run["network"], run["policy"]), []).append(run)
-    bases = {(run["network"], run["seed"]): run for run in runs if run["policy"] == baseline}
     epochs = content["settings"]["epochs"]
-    return [_row(network, policy, some, bases, epochs)
+    return [_row(network, policy, some, _accuracies(groups.get((network, baseline), [])), epochs)
             for (network, policy), some in groups.items()]
 
 
@@ -85,22 +113,17 @@ def by_network(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return found
 
 
-def accuracy(run: dict[str, Any]) -> float:
-    """Return the test accuracy after the last epoch."""
-    return run["records"][-1]["test_accuracy"]
+def _accuracies(runs: Sequence[dict[str, Any]]) -> dict[int, float]:
+    return {run["seed"]: run["records"][-1]["test_accuracy"] for run in runs}
 
 
-def _row(network: str, policy: str, runs: Sequence[dict[str, Any]], bases, epochs: int) -> Row:
-    changes = [accuracy(run) - accuracy(bases[network, run["seed"]]) for run in runs
-               if (network, run["seed"]) in bases]
-    found = [accuracy(run) for run in runs]
+def _row(network: str, policy: str, runs: Sequence[dict[str, Any]], base: dict[int, float],
+         epochs: int) -> Row:
+    found = _accuracies(runs)
     bits = [width for run in runs for record in run["records"]
             for width in record["bits"].values()]
     return Row(
-        network=network, policy=policy, seeds=tuple(run["seed"] for run in runs),
-        accuracy=float(np.mean(found)), spread=_deviation(found),
-        change=float(np.mean(changes)) if changes else None,
-        doubt=_deviation(changes) / max(1, len(changes)) ** 0.5,
+        network=network, policy=policy, accuracies=found, change=difference(found, base),
         skipped=float(np.mean([_saved(run, "kept", epochs) for run in runs])),
         forward=float(np.mean([_saved(run, "samples", epochs) for run in runs])),
         bits=float(np.mean(bits)) if bits else None,

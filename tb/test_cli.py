@@ -106,8 +106,8 @@ def test_training_writes_a_valid_report(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("options", "streamed"), [
-    ([], False),
-    (["--set", "activation_depth=2048", "--lanes", "2", "--budget", "0.999999"], True)])
+    ([], False), (["--budget", "0.999999"], False),
+    (["--set", "activation_depth=2048", "--lanes", "2", "--budget", "0.2"], True)])
 def test_images_train_through_lists(tmp_path, capsys, options, streamed):
     rng = np.random.default_rng(3)
     for part, count in (("train", 32), ("t10k", 16)):

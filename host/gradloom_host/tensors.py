@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from gradloom_golden.confidence import NEVER
 from gradloom_golden.program import Schedule, SkipRule
 
 from .graph import Shape
@@ -25,7 +26,7 @@ class Policy:
         The velocity keeps 1 - 2**-momentum of itself.
     skip_rule : SkipRule
     threshold : int
-        Of the rule; 65535 keeps every sample.
+        Of the rule; `NEVER` keeps every sample.
     budget : int
         Of `SkipRule.BUDGET`: share of the squared error that the next epoch may skip, in 2**-16.
     lanes : tuple of int
@@ -42,7 +43,7 @@ class Policy:
     rate: int = 4
     momentum: int | None = 3
     skip_rule: SkipRule = SkipRule.PROBABILITY
-    threshold: int = 65535
+    threshold: int = NEVER
     budget: int = 0
     lanes: tuple[int, ...] = (1,)
     schedule: Schedule = Schedule.INTERLEAVED

@@ -5,9 +5,9 @@ writes eight-bit activations; backward it reads dX and writes D, rounded stochas
 tensors have exponents that adapt as all others.
 
 Samples that are skipped get no gradient, here neither, so backward the batch is those kept: what D
-owes to a shared mean and variance is taken off by sums over the kept alone. So their D adds
-up to zero and has no part along the activations, as that of a whole batch; what is left of one
-moves weights where normalization hides it, until the running means come too late.
+owes to a shared mean and variance is taken off by sums over the kept alone. So their D adds up to
+zero and has no part along the activations, as that of a whole batch; what is left of one moves
+weights where normalization hides it, until the running means come too late.
 """
 
 import torch

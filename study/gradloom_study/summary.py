@@ -64,12 +64,10 @@ class Difference:
     ----------
     mean, error : float
         The mean and its standard error (0 of one pair).
-    pairs : int
     """
 
     mean: float
     error: float
-    pairs: int
 
 
 def difference(these: dict[int, float], those: dict[int, float]) -> Difference | None:
@@ -77,8 +75,7 @@ def difference(these: dict[int, float], those: dict[int, float]) -> Difference |
     found = [accuracy - those[seed] for seed, accuracy in these.items() if seed in those]
     if not found:
         return None
-    return Difference(mean=float(np.mean(found)), error=_deviation(found) / len(found) ** 0.5,
-                      pairs=len(found))
+    return Difference(mean=float(np.mean(found)), error=_deviation(found) / len(found) ** 0.5)
 
 
 def is_complete(run: dict[str, Any]) -> bool:

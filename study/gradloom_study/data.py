@@ -64,9 +64,12 @@ def _digits(folder: Path | None) -> Images:
 
 def _fashion_mnist(folder: Path | None) -> Images:
     raw = load_idx(folder)
+    # Copies: PyTorch warns of arrays that are read-only.
     return Images(
-        name="fashion-mnist", train_images=raw.train_images[..., None],
-        train_labels=raw.train_labels.astype(np.int64), test_images=raw.test_images[..., None],
+        name="fashion-mnist",
+        train_images=raw.train_images[..., None].copy(),
+        train_labels=raw.train_labels.astype(np.int64),
+        test_images=raw.test_images[..., None].copy(),
         test_labels=raw.test_labels.astype(np.int64))
 
 

@@ -66,7 +66,8 @@ def test_fashion_mnist_is_read_from_idx(tmp_path):
         (tmp_path / f"{part}-labels-idx1-ubyte").write_bytes(header + labels.tobytes())
     found = load("fashion-mnist", tmp_path)
     assert found.shape == DATA_SHAPES["fashion-mnist"][0]
-    assert found.train_images.flags.writeable and found.test_images.flags.writeable
+    assert found.train_images.flags.writeable
+    assert found.test_images.flags.writeable
     assert found.train_images[1, 0, 5, 0] == (784 + 5) % 256
 
 

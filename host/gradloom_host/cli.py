@@ -179,9 +179,9 @@ def _add_study(commands) -> None:
                        "docs/accuracy.md)")
     study.add_argument("--data", type=Path, metavar="DIR",
                        help="folder of the data, where it does not come with a package")
-    study.add_argument("--processes", type=_count, default=1, metavar="N",
+    study.add_argument("--processes", type=_count, metavar="N",
                        help="runs at once (default 1)")
-    study.add_argument("--threads", type=_count, default=1, metavar="N",
+    study.add_argument("--threads", type=_count, metavar="N",
                        help="of each run (default 1)")
     study.add_argument("--device", action="extend", nargs="+", default=[], metavar="NAME",
                        help="PyTorch devices on which runs take turns, e.g. cuda:0 cuda:1 "

@@ -16,6 +16,9 @@ __all__ = ["study_command"]
 
 DONE = 0
 
+OF_RUNS = ("data", "processes", "threads", "device", "scheduler", "only")
+"""Options that say nothing about results that are there."""
+
 
 def study_command(options: argparse.Namespace) -> int:
     """Do what the command line says: run a study, ``plot`` results, or write their ``page``."""
@@ -26,6 +29,9 @@ def study_command(options: argparse.Namespace) -> int:
         if not rest or (first == "plot" and len(rest) > 1):
             raise ValueError(
                 f"study {first} takes the results of a study, a folder or its results.json")
+        idle = [f"--{name}" for name in OF_RUNS if getattr(options, name)]
+        if idle:
+            raise ValueError(f"study {first} takes no {', '.join(idle)}: runs do")
         return _plot(Path(rest[0]), options.output) if first == "plot" else _page(
             rest, options.output)
     if rest:
@@ -53,8 +59,8 @@ def _run(config: Path, options: argparse.Namespace) -> int:
                 progress.update(tasks[name], visible=False)
 
         path = run_study(
-            study, output, options.data, processes=options.processes,
-            devices=options.device or ("cpu",), threads=options.threads,
+            study, output, options.data, processes=options.processes or 1,
+            devices=options.device or ("cpu",), threads=options.threads or 1,
             scheduler=options.scheduler, only=options.only, progress=tell)
     console.print(f"wrote {path}", highlight=False, soft_wrap=True)
     return _plot(output, None)

@@ -7,6 +7,7 @@ import pytest
 torch = pytest.importorskip(
     "torch", reason="PyTorch is not installed: run pip install 'gradloom[study]'")
 
+from gradloom_study import config  # noqa: E402
 from gradloom_study.config import read_study  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
@@ -50,6 +51,12 @@ def test_a_fingerprint_differs_where_results_would(tmp_path):
     for old, new in (("epochs = 2", "epochs = 3"), ("0.9", "0.8"), ('kind = "mlp"',
                      'kind = "mlp"\nhidden = [8]'), ("[3, 4]", "[5, 4]")):
         assert read(tmp_path, GOOD.replace(old, new)).cells[1].fingerprint() != first, new
+
+
+def test_a_fingerprint_is_also_of_the_version(tmp_path, monkeypatch):
+    first = read(tmp_path, GOOD).cells[0].fingerprint()
+    monkeypatch.setattr(config, "VERSION", config.VERSION + 1)
+    assert read(tmp_path, GOOD).cells[0].fingerprint() != first
 
 
 def test_a_fingerprint_is_also_that_of_what_is_followed_and_of_defaults(tmp_path):

@@ -36,8 +36,15 @@ def test_error_is_what_the_loss_unit_writes(exponent, stochastic):
     error = loss.error(judged, keep, draws)
     assert error.exponent == -7
     np.testing.assert_array_equal(error.values[:, 0, 0].numpy(), outcome.error)
-    assert judged.correct == outcome.correct
+    assert np.count_nonzero(judged.margin > 0) == outcome.correct
     assert judged.losses.mean() == pytest.approx(cross_entropy(values, labels, exponent))
+
+
+def test_of_equal_logits_the_first_is_the_answer():
+    values = np.array([[3, 5, 5], [3, 5, 5], [7, 7, 1], [0, 1, 2]])
+    judged = loss.judge(logits_of(values, -4), np.array([1, 2, 0, 2]))
+    assert judged.margin.tolist() == [0, 0, 0, 1]
+    assert judged.correct == 3
 
 
 def test_weights_multiply_errors():

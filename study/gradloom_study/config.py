@@ -18,6 +18,9 @@ __all__ = ["ARITHMETICS", "Cell", "PolicySpec", "Study", "read_study"]
 
 ARITHMETICS = ("integer", "float")
 
+VERSION = 1
+"""Of what runs learn and record: to be raised where either changes, so that none goes on mixed."""
+
 LEAST = {"epochs": 1, "batch": 2, "rate": 0, "momentum": 0, "shift": 0, "test_every": 1,
          "train_samples": 0, "test_samples": 0}
 """What the numbers of a study are at least."""
@@ -98,7 +101,7 @@ class Cell:
     def fingerprint(self) -> str:
         """Return a text that differs where a result would."""
         described = {
-            **self.study.common(), "network": self.study.networks[self.network],
+            "version": VERSION, **self.study.common(), "network": self.study.networks[self.network],
             "policy": asdict(self.policy), "seed": self.seed,
             "follows": self.follows.fingerprint() if self.follows else ""}
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]

@@ -109,7 +109,7 @@ class Run:
             "kept": kept, "full": self.samples // study.batch * study.batch, **found}
 
     def test_accuracy(self) -> float:
-        """Return the share of test images whose label has the largest logit, alone."""
+        """Return the share of test images that are judged correctly."""
         right = 0
         for first in range(0, len(self.data.test_labels), TEST_BATCH):
             part = slice(first, first + TEST_BATCH)

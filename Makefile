@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-BENCHES := schedules tile utilization resnet20 streaming simulation generation levers model_speed
+BENCHES := schedules tile utilization resnet20 streaming simulation generation model_speed levers
 
 .DEFAULT_GOAL := help
 .PHONY: help train test nightly lint bench reproduce area clean

@@ -26,8 +26,9 @@ NOTE = (
 def main() -> None:
     """Print the table, and write it as JSON with ``--json``."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", default="digits", help="digits, fashion-mnist or cifar10")
-    parser.add_argument("--folder", type=Path, help="of the data, where no package has it")
+    parser.add_argument("--images", default="digits", help="digits, fashion-mnist or cifar10")
+    parser.add_argument("--data", type=Path, metavar="DIR",
+                        help="folder of the images, where no package has them")
     parser.add_argument("--networks", nargs="+", default=NETWORKS)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--steps", type=int, default=40)
@@ -39,7 +40,7 @@ def main() -> None:
     rows = [row for network in track(
         options.networks, "networks", transient=True, console=Console(stderr=True))
         for row in measured(network, options)]
-    note = NOTE.format(data=options.data, steps=options.steps, batch=options.batch,
+    note = NOTE.format(data=options.images, steps=options.steps, batch=options.batch,
                        every=options.every, first=MEASURED_FROM)
     emit("predictor", note, {"base": preset("base")}, rows, options.json)
 
@@ -57,7 +58,7 @@ def measured(network: str, options) -> list[dict[str, object]]:
     from gradloom_study.policies.precision import degrees  # noqa: PLC0415
     from gradloom_study.step import Step  # noqa: PLC0415
 
-    data = load(options.data, options.folder)
+    data = load(options.images, options.data)
     integer = build(KINDS[network](data.shape, data.classes), 1)
     rng, draws = np.random.default_rng(1), Generated(1)
     errors: dict[int, list[tuple[float, float, float]]] = {4: [], 2: []}

@@ -108,7 +108,8 @@ def test_the_page_has_every_row_and_says_what_it_is_not(results, tmp_path):
     text = target.read_text()
     for row in summarise(load_results(results)):
         assert f"| {row.policy} | 2 | 3 | {100 * row.accuracy:.2f} ± " in text
-    for words in ("Data digits, 320 training images", "Seeds 1, 2", "PyTorch", "with fewer than",
+    for words in ("Data digits, 320 training images", "Seeds 1, 2", "PyTorch", "GradLoom",
+                  "with fewer than",
                   "At its backward budget, budget:", "points.", "The predictor"):
         assert words.lower() in text.lower(), words
     assert str(tmp_path) not in text
@@ -138,6 +139,14 @@ def test_runs_that_are_not_finished_stay_out_of_the_tables(results):
     text = page([(content, "")])
     assert "Not finished, and not in the tables: mlp-int8-1." in text
     assert [list(row.accuracies) for row in summarise(content) if row.policy == "int8"] == [[2]]
+
+
+def test_what_was_not_run_is_named(results):
+    content = load_results(results)
+    content["runs"] = [run for run in content["runs"]
+                       if run["policy"] != "random" and run["cell"] != "mlp-float-2"]
+    assert "\nNot run: mlp float with seed 2; mlp random with seed 1, 2.\n" in page([(content, "")])
+    assert "Not run" not in page([(load_results(results), "")])
 
 
 def test_shapes_of_pages_are_those_of_data():

@@ -58,5 +58,7 @@ def test_quantized_tensors_use_their_bits():
     many[0] = 1
     drawn, exponent = quantize(many, 8, Generated(1))
     assert float(drawn[1:].mean()) * 2.0 ** exponent == pytest.approx(0.003, rel=0.05)
+    tiny, exponent = quantize(torch.tensor([0.0, 1e-39, -5e-40]), 8)
+    assert (tiny.tolist(), exponent) == ([0, 87, -44], -136)
     with pytest.raises(ValueError, match="an element is inf: only finite numbers"):
         quantize(torch.tensor([float("inf")]), 8)

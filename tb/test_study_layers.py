@@ -64,6 +64,20 @@ def test_products_of_wide_layers_are_exact(inputs):
         127 * 127 + 128 * 128, 127 * 128 + 128 * 128]
 
 
+@pytest.mark.parametrize("pixels", [1036, 1037])
+def test_weight_gradients_that_golden_would_saturate_are_refused(pixels):
+    layer = layers.Conv(1, 1, (1, 1), Geometry(), exponent=-7, bias=False, first=True)
+    x = Integers(torch.full((1, 1, pixels, 1), 255.0), 0, unsigned=True)
+    layer(x, train=True)
+    d = Integers(torch.full((1, 1, pixels, 1), 127.0), 0)
+    step = Step(batch=1, draws=Generated(1))
+    if 255 * 127 * pixels < 1 << 25:
+        layer.backward(d, step)
+        return
+    with pytest.raises(ValueError, match="a weight gradient grew to 33,583,245, beyond the 26"):
+        layer.backward(d, step)
+
+
 def test_backward_needs_forward():
     layer = layers.Linear(2, 2, exponent=-7)
     with pytest.raises(AssertionError, match=r"forward\(train=True\) comes before backward"):

@@ -125,6 +125,12 @@ def test_the_predictor_picks_by_noise_and_diversity():
     assert policy.choose(0, measured(1, 2, diversity=100.0)) == 8
 
 
+@pytest.mark.parametrize("kind", ["angle", "predictor"])
+def test_without_a_gradient_no_bits_are_cut(kind):
+    nothing = Measured(dots={4: (0, 0, 0), 2: (0, 0, 0)}, noise={4: 0.0, 2: 0.0}, diversity=0.0)
+    assert make_precision({"kind": kind}, 3).choose(0, nothing) == 8
+
+
 def test_early_low_turns_once():
     policy = make_precision({"kind": "early-low", "bits": 2, "later": 8, "share": 0.6}, 5)
     assert [policy.bits(epoch) for epoch in range(5)] == [2, 2, 2, 8, 8]

@@ -23,6 +23,16 @@ __all__ = ["main"]
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 DIGITS_EPOCHS = 20
+DIGITS_HIDDEN = (96,)
+
+OF_OTHER_DATA = {
+    "digits": {
+        "budget": "the host skips digits; use --skip",
+        "samples": "an epoch of digits has all of them",
+        "data": "digits come with scikit-learn"},
+    "fashion-mnist": {"hidden": "its network is given"},
+}
+"""Options of `train` that say nothing about a data set, and why."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -77,8 +87,8 @@ def _parser() -> argparse.ArgumentParser:
                        "(default rtl)")
     train.add_argument("--epochs", type=_count, metavar="N",
                        help="default 20, of fashion-mnist 1")
-    train.add_argument("--hidden", type=_sizes, default=(96,), metavar="N[,N...]",
-                       help="features of the hidden layers (default 96)")
+    train.add_argument("--hidden", type=_sizes, metavar="N[,N...]",
+                       help="features of the hidden layers of digits (default 96)")
     train.add_argument("--skip", type=_skip, default=0.95, metavar="P",
                        help="leave out samples whose label may have at least this probability; "
                        "off keeps all (default 0.95)")
@@ -310,14 +320,15 @@ def _verilog(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
+    for name, why in OF_OTHER_DATA[options.network].items():
+        if getattr(options, name) is not None:
+            raise ValueError(f"--{name} is not for {options.network}: {why}")
     if options.network == "fashion-mnist":
         from .image_command import train_images  # noqa: PLC0415 - only this network needs it
 
         options.preset = options.preset or "base"
         return train_images(options, _config(options))
     options.preset = options.preset or "edge"
-    if options.budget is not None:
-        raise ValueError("--budget is for fashion-mnist: the host skips digits; use --skip")
     return _train_digits(options)
 
 
@@ -335,8 +346,9 @@ def _train_digits(options: argparse.Namespace) -> int:
 
     config = _config(options)
     settings = Settings(
-        hidden=options.hidden, epochs=options.epochs or DIGITS_EPOCHS, skip=options.skip,
-        lanes=options.lanes, schedule=Schedule[options.schedule.upper()], seed=options.seed)
+        hidden=options.hidden or DIGITS_HIDDEN, epochs=options.epochs or DIGITS_EPOCHS,
+        skip=options.skip, lanes=options.lanes, schedule=Schedule[options.schedule.upper()],
+        seed=options.seed)
     data = digits()
     if options.report is not None:
         require("matplotlib", "train")                     # before the training, not after

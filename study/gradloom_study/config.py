@@ -68,6 +68,10 @@ class PolicySpec:
             make_precision(self.precision, 2)
         except ValueError as error:
             raise ValueError(f"policy {self.name!r}: {error}") from None
+        if self.arithmetic == "float" and self.precision != complete_precision({}):
+            raise ValueError(
+                f"policy {self.name!r} is in float, which has no bits to choose: leave out "
+                "precision")
         if self.like and (self.epochs or self.skip["kind"] != "none"):
             raise ValueError(
                 f"policy {self.name!r} is like {self.like!r}, which says how long it is, and keeps "
@@ -170,7 +174,7 @@ class Study:
         if self.batch & self.batch - 1:
             raise ValueError(f"batch must be a power of two from 2, not {self.batch!r}")
         for share in self.halvings:
-            if not isinstance(share, int | float) or not 0 <= share <= 1:
+            if type(share) not in (int, float) or not 0 <= share <= 1:
                 raise ValueError(f"halvings must be shares from 0 to 1, not {share!r}")
         for seed in self.seeds:
             if type(seed) is not int or seed < 0 or self.seeds.count(seed) > 1:
@@ -201,7 +205,6 @@ class Study:
 
     def _check_names(self):
         for name in (self.name, *self.networks, *(policy.name for policy in self.policies)):
-            _check_type("a name", name, str)
             if not name.strip() or name.startswith(".") or set(name) & set("/\\\0\n"):
                 raise ValueError(f"{name!r} is to be part of a file's name: use other characters")
         names = [cell.name for cell in self.cells]
@@ -237,7 +240,7 @@ def _check_type(name: str, value: Any, kind: type) -> None:
 def _check_network(name: str, options: dict[str, Any], data: str) -> None:
     options = dict(options)
     kind = options.pop("kind", None)
-    if kind not in NETWORKS:
+    if not isinstance(kind, str) or kind not in NETWORKS:
         raise ValueError(f"network {name!r}: kind must be one of {', '.join(NETWORKS)}, not "
                          f"{kind!r}")
     if options.get("norm", NORMS[0]) not in NORMS:
@@ -281,8 +284,7 @@ def _study(content: dict[str, Any], name: str) -> Study:
     policies = tuple(_policy(entry) for entry in _tables(options, "policy"))
     networks: dict[str, dict[str, Any]] = {}
     for entry in _tables(options, "network"):
-        if "name" not in entry:
-            raise ValueError("a network lacks its name: add one")
+        _check_name("network", entry)
         if entry["name"] in networks:
             raise ValueError(f"two networks are called {entry['name']!r}: rename one")
         networks[entry["name"]] = {key: value for key, value in entry.items() if key != "name"}
@@ -305,11 +307,16 @@ def _tables(options: dict[str, Any], name: str) -> list[dict[str, Any]]:
 
 
 def _policy(entry: dict[str, Any]) -> PolicySpec:
-    if "name" not in entry:
-        raise ValueError("a policy lacks its name: add one")
+    _check_name("policy", entry)
     _refuse_unknown(f"policy {entry['name']!r}", entry,
                     {entry.name for entry in fields(PolicySpec)})
     return PolicySpec(**entry)
+
+
+def _check_name(what: str, entry: dict[str, Any]) -> None:
+    if "name" not in entry:
+        raise ValueError(f"a {what} lacks its name: add one")
+    _check_type(f"a {what}'s name", entry["name"], str)
 
 
 def _refuse_unknown(where: str, entry: dict[str, Any], known: set[str]) -> None:

@@ -109,7 +109,8 @@ class SlotModel:
 def bound(skipped: float, lanes: float) -> float:
     """Return the largest gain in slots there can be with the forward pass always computed.
 
-    What else the machine saves, hidden loads and a fused update, is not in it.
+    Of layers and epochs that are alike; at the means of different ones it is an estimate. What
+    else the machine saves, hidden loads and a fused update, is not in it.
 
     ``3 / (1 + (1 - s) (1 + 1/q))``, against sequential training without skip: three passes.
 

@@ -28,18 +28,20 @@ def quantize(tensor: torch.Tensor, bits: int, draws: Draws | None = None, *,
     Parameters
     ----------
     tensor : float tensor
-        Finite.
+        Finite, in the range of float32.
     bits : int
     draws : Draws, optional
         Round stochastically.
     bank : Bank
         Who draws.
     """
+    tensor = tensor.float()
     largest = float(tensor.abs().max()) if tensor.numel() else 0.0
     if not math.isfinite(largest):
         raise ValueError(f"an element is {largest}: only finite numbers have an exponent")
     exponent = math.ceil(math.log2(largest / ((1 << bits - 1) - 1))) if largest else 0
-    values = tensor.float().mul(2.0 ** -exponent).contiguous()
+    # In float64: the scale of a small tensor is beyond float32.
+    values = tensor.double().mul_(2.0 ** -exponent).float().contiguous()
     drawn = None if draws is None else draws.draw(bank, values.shape)
     return narrow_(values, 0, bits, draws=drawn), exponent
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from gradloom_golden.config import PRESETS
 from gradloom_golden.lfsr import Bank
 from gradloom_golden.program import Function, Opcode
 from gradloom_golden.vector import BIAS_BITS
@@ -27,6 +28,9 @@ __all__ = ["Add", "AveragePool", "Conv", "Layer", "Linear", "MaxPool", "Shortcut
            "accumulate"]
 
 BIAS_EXPONENT = -12
+
+WGRAD_BITS = PRESETS["base"].state_bits
+"""Of a weight gradient that is longer than a pass and adds up, on the 16 x 16 machine."""
 
 Watcher = Callable[["Weighted", torch.Tensor, torch.Tensor, int], None]
 
@@ -197,6 +201,7 @@ class Weighted(Layer):
         if self.watcher is not None:
             self.watcher(self, kept, d.values, x.largest)
         gradient = self.packed_gradient(kept, d.values, x.largest, self.lanes, step)
+        _refuse_saturated(gradient)
         shift = resolve(Opcode.BACKWARD, x=x.exponent, d=d.exponent, w=self.exponent,
                         rate=step.rate_field).descriptor.gradient_shift
         rule = step.rule(shift)
@@ -222,6 +227,14 @@ class Weighted(Layer):
             self.velocity = saturate_(
                 self.velocity.mul(2.0 ** -steps).add_(0.5).floor_(), optimizer.MASTER_BITS)
             self.exponent = scale.exponent
+
+
+def _refuse_saturated(gradient: torch.Tensor) -> None:
+    largest = float(gradient.abs().max())
+    if largest >= 1 << WGRAD_BITS - 1:
+        raise ValueError(
+            f"a weight gradient grew to {largest:,.0f}, beyond the {WGRAD_BITS} bits of the "
+            "machine's: use a smaller batch")
 
 
 class Conv(Weighted):

@@ -84,7 +84,21 @@ def _section(content: dict[str, Any], comment: str) -> str:
     lines += [f"\n{text}\n" for text in _angles(done)]
     if open_runs:
         lines.append(f"\nNot finished, and not in the tables: {', '.join(open_runs)}.\n")
+    lines += [f"\n{text}\n" for text in _missing(settings, content["runs"])]
     return "".join(lines)
+
+
+def _missing(settings: dict[str, Any], runs: Sequence[dict[str, Any]]) -> list[str]:
+    """Return a sentence on what the settings have and no run was begun of, if there is such."""
+    begun = {(run["network"], run["policy"], run["seed"]) for run in runs}
+    found = []
+    for network in settings["networks"]:
+        for policy in settings["policies"]:
+            seeds = [str(seed) for seed in settings["seeds"]
+                     if (network, policy["name"], seed) not in begun]
+            if seeds:
+                found.append(f"{network} {policy['name']} with seed {', '.join(seeds)}")
+    return [f"Not run: {'; '.join(found)}."] if found else []
 
 
 def _setting(settings: dict[str, Any], runs: Sequence[dict[str, Any]]) -> str:
@@ -94,6 +108,7 @@ def _setting(settings: dict[str, Any], runs: Sequence[dict[str, Any]]) -> str:
         f"{known['processor']}, {known['device']}, threads: "
         f"{known['threads']}, Python "
         f"{known['python']}, PyTorch {known['torch']}, NumPy {known['numpy']}"
+        + (f", GradLoom {known['gradloom']}" if "gradloom" in known else "")
         for known in (dict(machine) for machine in machines)))
     count = settings["train_samples"] or "all"
     halved = ", ".join(f"{share:g}" for share in settings["halvings"])

@@ -8,8 +8,8 @@ largest X times the largest sum of absolute weights, so that real layers of a fe
 pass; where it does not hold, the product is done in float64, whose 53 bits always suffice.
 
 Algorithms that multiply something else (Winograd, FFT, TF32) are not exact. On CPUs oneDNN's direct
-convolution is; elsewhere convolutions are matrix products of unfolded images, with TF32 off.
-`check_device` tries it.
+convolution is; elsewhere convolutions are matrix products of unfolded images, for which PyTorch
+leaves TF32 off unless it is told otherwise. `check_device` tries it.
 
 Images are (B, height, width, channels) and contiguous, which PyTorch calls channels_last; weights
 of convolutions are (outputs, inputs, taps_y, taps_x).

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from gradloom_host.files import write_file
+from gradloom_host.report import tool_versions
 
 from .config import Cell, Study
 
@@ -36,8 +37,10 @@ def describe_machine() -> dict[str, Any]:
                   if line.startswith("model name")]
         name = models[0] if models else name
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    versions = tool_versions()
     return {"processor": name, "gpus": gpus, "python": platform.python_version(),
-            "torch": torch.__version__, "numpy": np.__version__}
+            "torch": torch.__version__, "numpy": np.__version__,
+            "gradloom": versions.get("gradloom", "not installed")}
 
 
 class Folder:
@@ -214,8 +217,8 @@ def _read(path: Path, needed: set[str], part: str = "") -> dict[str, Any]:
         if not needed <= content.keys():
             raise KeyError(*sorted(needed - content.keys()))
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged ({error}): remove it, it is written again from what "
-                         "else is there") from error
+        raise ValueError(f"{path} is damaged ({error}): remove it, and what the runs of the "
+                         "configuration know of it is written again") from error
     return content
 
 

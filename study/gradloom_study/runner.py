@@ -147,7 +147,10 @@ def _open(cells: list[Cell], results: Folder) -> list[Cell]:
 
 @contextmanager
 def _pool(scheduler: str | None, processes: int) -> Iterator[tuple[Executor, int]]:
-    """Give an executor and how many cells it runs at once; whatever happens, none goes on after."""
+    """Give an executor and how many cells it runs at once.
+
+    Whatever happens, no process here goes on after; what a cluster has begun, it ends.
+    """
     if scheduler is None:
         before = set(multiprocessing.active_children())
         context = multiprocessing.get_context("spawn")

@@ -31,7 +31,7 @@ def complete(what: str, kinds: Mapping[str, Callable[..., Any]], options: Mappin
         raise ValueError(f"{what} must be a table like {{ kind = {default!r} }}, not {options!r}")
     given = dict(options)
     kind = given.pop("kind", default)
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         raise ValueError(f"unknown {what} {kind!r}; choose from {', '.join(kinds)}")
     parameters = signature(kinds[kind]).parameters
     known = {name: parameter.default for name, parameter in parameters.items()

@@ -165,9 +165,10 @@ class Predictor(Angle):
     """The same, with the angle predicted: tan^2 = noise to signal times gradient diversity."""
 
     def choose(self, epoch, measured) -> int:
-        """Return the fewest bits whose predicted angle is within the bound."""
+        """Return the fewest bits whose predicted angle is within the bound; 8 of no gradient."""
         bound = self._share * self.bound(epoch)
-        return min((bits for bits in (4, 2) if measured.predicted(bits) <= bound), default=8)
+        return min((bits for bits in (4, 2) if measured.dots[bits][0]
+                    and measured.predicted(bits) <= bound), default=8)
 
 
 PRECISIONS: dict[str, Callable[..., Precision]] = {

@@ -108,7 +108,7 @@ def test_the_page_has_every_row_and_says_what_it_is_not(results, tmp_path):
     text = target.read_text()
     for row in summarise(load_results(results)):
         assert f"| {row.policy} | 2 | 3 | {100 * row.accuracy:.2f} ± " in text
-    for words in ("Data digits, 320 training images", "Seeds 1, 2", "PyTorch", "GradLoom",
+    for words in ("Data digits, 320 training images", "Seeds 1, 2", "PyTorch", ", GradLoom ",
                   "with fewer than",
                   "At its backward budget, budget:", "points.", "The predictor"):
         assert words.lower() in text.lower(), words
@@ -160,6 +160,8 @@ def test_shapes_of_pages_are_those_of_data():
     (["plot", "a", "--threads", "1", "--only", "int8"],
      "study plot takes no --threads, --only: runs do"),
     (["page", "a", "--data", "b"], "study page takes no --data: runs do"),
+    (["a.toml", "--scheduler", "tcp://a:1", "--processes", "2"],
+     "--processes is not for --scheduler: the threads of the cluster say how many runs go at once"),
     (["a.toml", "b.toml"], "study takes one CONFIG.toml, or plot RESULTS, not"),
     (["nowhere.toml"], "No such file or directory: 'nowhere.toml'"),
     (["plot", "nowhere"], "There are no results nowhere: run 'gradloom study CONFIG.toml -o DIR'"),

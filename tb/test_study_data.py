@@ -46,7 +46,9 @@ def test_both_layouts_of_cifar10_are_read(folder, samples):
     np.testing.assert_array_equal(found.test_labels, samples["test_batch"][1])
 
 
-def test_digits_come_with_scikit_learn():
+def test_digits_come_with_scikit_learn(tmp_path):
+    with pytest.raises(ValueError, match=r"digits come with scikit-learn, not from .*: leave"):
+        load("digits", tmp_path)
     pytest.importorskip("sklearn")
     found = load("digits")
     assert (found.shape, found.classes) == DATA_SHAPES["digits"]

@@ -74,7 +74,7 @@ def test_weight_gradients_that_golden_would_saturate_are_refused(pixels):
     if 255 * 127 * pixels < 1 << 25:
         layer.backward(d, step)
         return
-    with pytest.raises(ValueError, match="a weight gradient grew to 33,583,245, beyond the 26"):
+    with pytest.raises(ValueError, match=r"shape \(1, 1, 1, 1\) grew to 33,583,245, beyond the"):
         layer.backward(d, step)
 
 

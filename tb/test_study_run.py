@@ -149,6 +149,12 @@ def test_arithmetics_begin_with_the_same_weights():
             weights.float(), theirs, atol=2.0 ** -15, rtol=0)
 
 
+def test_float_runs_have_all_bits_of_float32(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    Run(cells()["float"], DATA)
+    assert not torch.backends.cudnn.allow_tf32
+
+
 def test_too_few_samples_are_named():
     with pytest.raises(ValueError, match="8 training samples make no batch of 16: lower batch"):
         Run(cells(train_samples=8)["int8"], DATA)

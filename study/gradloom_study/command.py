@@ -34,6 +34,9 @@ def study_command(options: argparse.Namespace) -> int:
             raise ValueError(f"study {first} takes no {', '.join(idle)}: runs do")
         return _plot(Path(rest[0]), options.output) if first == "plot" else _page(
             rest, options.output)
+    if options.scheduler and options.processes:
+        raise ValueError("--processes is not for --scheduler: the threads of the cluster say how "
+                         "many runs go at once")
     if rest:
         raise ValueError(f"study takes one CONFIG.toml, or plot RESULTS, not {options.words}")
     return _run(Path(first), options)

@@ -53,6 +53,8 @@ class Images:
 
 
 def _digits(folder: Path | None) -> Images:
+    if folder is not None:
+        raise ValueError(f"digits come with scikit-learn, not from {folder}: leave out --data")
     raw = digits()
     shape = (-1, 8, 8, 1)
     return Images(

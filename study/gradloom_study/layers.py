@@ -201,7 +201,7 @@ class Weighted(Layer):
         if self.watcher is not None:
             self.watcher(self, kept, d.values, x.largest)
         gradient = self.packed_gradient(kept, d.values, x.largest, self.lanes, step)
-        _refuse_saturated(gradient)
+        self._refuse_saturated(gradient)
         shift = resolve(Opcode.BACKWARD, x=x.exponent, d=d.exponent, w=self.exponent,
                         rate=step.rate_field).descriptor.gradient_shift
         rule = step.rule(shift)
@@ -216,6 +216,15 @@ class Weighted(Layer):
             push = round_shift_(total, shift, step.draws.draw(Bank.VECTOR, total.shape))
             self.bias = saturate_(self.bias - push, BIAS_BITS)
 
+    def _refuse_saturated(self, gradient: torch.Tensor) -> None:
+        """Refuse what golden would saturate at the end of its passes; it would on the way, too."""
+        largest = float(gradient.abs().max())
+        if largest >= 1 << WGRAD_BITS - 1:
+            raise ValueError(
+                f"a weight gradient of a layer of shape {tuple(self.master.shape)} grew to "
+                f"{largest:,.0f}, beyond the {WGRAD_BITS} bits of the machine's: use a smaller "
+                "batch")
+
     def adapt_weights(self) -> None:
         """Let the host move the exponent of the weights by the rule of all others."""
         scale = Scale(self.exponent, width=1)
@@ -227,14 +236,6 @@ class Weighted(Layer):
             self.velocity = saturate_(
                 self.velocity.mul(2.0 ** -steps).add_(0.5).floor_(), optimizer.MASTER_BITS)
             self.exponent = scale.exponent
-
-
-def _refuse_saturated(gradient: torch.Tensor) -> None:
-    largest = float(gradient.abs().max())
-    if largest >= 1 << WGRAD_BITS - 1:
-        raise ValueError(
-            f"a weight gradient grew to {largest:,.0f}, beyond the {WGRAD_BITS} bits of the "
-            "machine's: use a smaller batch")
 
 
 class Conv(Weighted):

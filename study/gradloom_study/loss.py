@@ -48,7 +48,7 @@ class Judged:
         """Samples whose label is what `argmax` finds: the first of the largest logits.
 
         The machine's counter takes every tie for wrong. Logits of eight bits tie in a sample of a
-        hundred, so that rule would hold integers to another measure than float32.
+        hundred, those of float32 hardly ever, so that rule would be another measure for integers.
         """
         return int(np.count_nonzero(self.logits.argmax(axis=1) == self.labels))
 

@@ -84,7 +84,7 @@ class FloatTrainer:
     """
 
     def __init__(self, cell: Cell, spec: Spec, skip: Skip, device: torch.device):
-        # Of convolutions on GPUs PyTorch would cut ten bits of each factor.
+        # In convolutions on GPUs PyTorch would keep ten of the 23 bits of fractions.
         torch.backends.cudnn.allow_tf32 = False
         self.study, self.skip, self.device = cell.study, skip, device
         self.network = FloatNetwork(spec, cell.seed).to(device)

@@ -67,4 +67,4 @@ def make(what: str, kinds: Mapping[str, Callable[..., Any]], options: Mapping[st
     try:
         return kinds[kind](*given, **parameters)
     except TypeError as error:
-        raise ValueError(f"{what} {kind!r}: {error}") from None
+        raise ValueError(f"{what} {kind!r} cannot have {parameters!r}: {error}") from None

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,7 @@ from gradloom_study.page import page  # noqa: E402
 from gradloom_study.results import load_results  # noqa: E402
 from gradloom_study.summary import Difference, summarise  # noqa: E402
 
+ROOT = Path(__file__).parents[1]
 CONFIG = """
 data = "digits"
 seeds = [1, 2]
@@ -147,6 +149,14 @@ def test_what_was_not_run_is_named(results):
                        if run["policy"] != "random" and run["cell"] != "mlp-float-2"]
     assert "\nNot run: mlp float with seed 2; mlp random with seed 1, 2.\n" in page([(content, "")])
     assert "Not run" not in page([(load_results(results), "")])
+
+
+def test_the_page_of_our_results_is_what_the_command_writes(tmp_path):
+    target = tmp_path / "accuracy.md"
+    assert main(["study", "page", *map(str, sorted((ROOT / "results").glob("*.json"))),
+                 "-o", str(target)]) == 0
+    assert (ROOT / "docs" / "accuracy.md").read_text() == target.read_text(), (
+        "run 'gradloom study page results/*.json'")
 
 
 def test_shapes_of_pages_are_those_of_data():

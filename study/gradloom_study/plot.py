@@ -43,9 +43,7 @@ def draw(content: dict[str, Any], folder: Path) -> list[Path]:
 
 def _title(content: dict[str, Any]) -> str:
     settings = content["settings"]
-    seeds = sorted({run["seed"] for run in content["runs"]})
-    return (f"{settings['data']}, {settings['epochs']} epochs, "
-            f"{len(seeds)} {'seed' if len(seeds) == 1 else 'seeds'}")
+    return f"{settings['data']}, {settings['epochs']} epochs"
 
 
 def _tradeoff(picture, content) -> bool:
@@ -64,7 +62,8 @@ def _tradeoff(picture, content) -> bool:
     picture.legend(loc="outside right center", fontsize=7)
     axes.set_xlabel("gradient computations saved, % of training every sample in every epoch")
     axes.set_ylabel("test accuracy, %")
-    axes.set_title(_title(content))
+    seeds = len({run["seed"] for run in content["runs"]})
+    axes.set_title(f"{_title(content)}, {seeds} {'seed' if seeds == 1 else 'seeds'}")
     axes.grid(alpha=0.3)
     return True
 
@@ -86,7 +85,7 @@ def _epochs(picture, content) -> bool:
         axes.set_ylabel(name)
         axes.grid(alpha=0.3)
     accuracies.legend(fontsize=6)
-    picture.suptitle(_title(content))
+    picture.suptitle(f"{_title(content)}, seed {runs[0]['seed']}")
     return bool(runs)
 
 

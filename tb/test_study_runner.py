@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 
 import pytest
@@ -193,8 +194,11 @@ def test_an_error_loses_no_finished_epoch(tmp_path):
         "net-int8-1": 2, "net-budget-1": 1}
 
 
+@contextmanager
 def _study_process(tmp_path, processes):
-    code = (f"import sys; sys.path[:] = {sys.path}\n"
+    # A shell has what it runs in the background ignore SIGINT, and that is inherited.
+    code = (f"import signal, sys; sys.path[:] = {sys.path}\n"
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
             "from pathlib import Path\n"
             "from test_study_runner import STUDY, replace, run_study\n"
             "if __name__ == '__main__':\n"
@@ -204,30 +208,35 @@ def _study_process(tmp_path, processes):
     script.write_text(code)
     process = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    while not list((tmp_path / "cells").glob("*.json")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return process
+    try:
+        while not list((tmp_path / "cells").glob("*.json")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        yield process
+    finally:
+        process.kill()
 
 
-def _writes(tmp_path):
+def _writes(tmp_path, seconds):
+    """Return whether a checkpoint appears within so many seconds."""
     def newest():
         return max(path.stat().st_mtime_ns for path in (tmp_path / "cells").glob("*.pt"))
 
-    before = newest()
-    time.sleep(1.5)
+    before, deadline = newest(), time.monotonic() + seconds
+    while newest() == before and time.monotonic() < deadline:
+        time.sleep(0.05)
     return newest() != before
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_workers_end_with_the_run_that_began_them(tmp_path, how):
-    process = _study_process(tmp_path, 2)
-    assert _writes(tmp_path)
-    with pytest.raises(ValueError, match=r"another run keeps its results in .*: wait"):
-        run_study(replace(STUDY, epochs=4000), tmp_path)
-    process.send_signal(how)
-    process.wait(timeout=30)
-    time.sleep(0.5)
-    assert not _writes(tmp_path)
+    with _study_process(tmp_path, 2) as process:
+        assert _writes(tmp_path, 60)
+        with pytest.raises(ValueError, match=r"another run keeps its results in .*: wait"):
+            run_study(replace(STUDY, epochs=4000), tmp_path)
+        process.send_signal(how)
+        process.wait(timeout=60)
+        time.sleep(0.5)
+        assert not _writes(tmp_path, 3)
 
 
 def test_places_where_nothing_can_be_written_are_named_first(tmp_path):

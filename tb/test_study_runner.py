@@ -214,6 +214,7 @@ def _study_process(tmp_path, processes):
         yield process
     finally:
         process.kill()
+        process.wait()
 
 
 def _writes(tmp_path, seconds):

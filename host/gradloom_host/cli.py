@@ -22,8 +22,6 @@ from .trace import PASSES, draw, trace
 __all__ = ["main"]
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
-DIGITS_EPOCHS = 20
-DIGITS_HIDDEN = (96,)
 
 OF_OTHER_DATA = {
     "digits": {
@@ -345,10 +343,11 @@ def _train_digits(options: argparse.Namespace) -> int:
     from .trainer import Settings, Trainer  # noqa: PLC0415
 
     config = _config(options)
+    given = {name: value for name in ("hidden", "epochs")
+             if (value := getattr(options, name)) is not None}
     settings = Settings(
-        hidden=options.hidden or DIGITS_HIDDEN, epochs=options.epochs or DIGITS_EPOCHS,
-        skip=options.skip, lanes=options.lanes, schedule=Schedule[options.schedule.upper()],
-        seed=options.seed)
+        **given, skip=options.skip, lanes=options.lanes,
+        schedule=Schedule[options.schedule.upper()], seed=options.seed)
     data = digits()
     if options.report is not None:
         require("matplotlib", "train")                     # before the training, not after

@@ -77,9 +77,10 @@ def _section(content: dict[str, Any], comment: str) -> str:
     lines = [f"\n## {content['study']}\n\n{_setting(settings, content['runs'])}\n"]
     if comment:
         lines.append(f"\n{comment.strip()}\n")
+    machine = MachineModel(MACHINE, settings["batch"], load(ENERGIES))
     for network, some in by_network(summarise(content)).items():
         lines.append(f"\n### {network}\n" + TABLE.format(base=BASELINE))
-        lines += [_line(row, content, done) for row in some]
+        lines += [_line(row, content, done, machine) for row in some]
         lines += [f"\n{text}\n" for text in _verdicts(some, settings["policies"])]
     lines += [f"\n{text}\n" for text in _angles(done)]
     if open_runs:
@@ -123,10 +124,11 @@ def _setting(settings: dict[str, Any], runs: Sequence[dict[str, Any]]) -> str:
             f"On {used}.")
 
 
-def _line(row: Row, content: dict[str, Any], done: Sequence[dict[str, Any]]) -> str:
+def _line(row: Row, content: dict[str, Any], done: Sequence[dict[str, Any]],
+          machine: MachineModel) -> str:
     spread = f" ± {100 * row.spread:.2f}" if len(row.accuracies) > 1 else ""
     change = "" if row.change is None else _points(row.change)
-    gains = " | ".join(_gains(row, content, done))
+    gains = " | ".join(_gains(row, content, done, machine))
     bits = "" if row.bits is None else f"{row.bits:.1f}"
     return (f"| {row.policy} | {len(row.accuracies)} | {row.epochs:g} "
             f"| {100 * row.accuracy:.2f}{spread} | {change} "
@@ -138,7 +140,7 @@ def _points(change: Difference) -> str:
     return f"{100 * change.mean:+.2f}{error}"
 
 
-def _gains(row: Row, content: dict[str, Any], done) -> list[str]:
+def _gains(row: Row, content: dict[str, Any], done, machine: MachineModel) -> list[str]:
     """Return the gains in cycles, accesses, energy and slots, and the bound at the recorded rates.
 
     Float runs have none: the machine has no such arithmetic.
@@ -150,7 +152,6 @@ def _gains(row: Row, content: dict[str, Any], done) -> list[str]:
     shape, classes = DATA_SHAPES[settings["data"]]
     layers = layers_of(NETWORKS[options.pop("kind")](shape, classes, **options))
     batch, epochs = settings["batch"], settings["epochs"]
-    machine = MachineModel(MACHINE, batch, load(ENERGIES))
     ratios = []
     for run in done:
         if (run["network"], run["policy"]) == (row.network, row.policy):

@@ -8,6 +8,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
+from gradloom_golden.confidence import NEVER
 from gradloom_golden.config import PRESETS, Config
 from gradloom_golden.machine import GoldenMachine
 from gradloom_golden.program import Drain, Region
@@ -105,10 +106,11 @@ def test_training_writes_a_valid_report(tmp_path, capsys):
     assert content["epochs"][0]["counters"]["skipped_samples"] == 0
 
 
-@pytest.mark.parametrize(("options", "streamed"), [
-    ([], False), (["--budget", "0.999999"], False),
-    (["--set", "activation_depth=2048", "--lanes", "2", "--budget", "0.2"], True)])
-def test_images_train_through_lists(tmp_path, capsys, options, streamed):
+@pytest.mark.parametrize(("options", "rule", "streamed"), [
+    ([], (0, 62259), False), (["--budget", "0.999999"], (2, NEVER), False),
+    (["--importance", "4"], (3, 4), False),
+    (["--set", "activation_depth=2048", "--lanes", "2", "--budget", "0.2"], (2, NEVER), True)])
+def test_images_train_through_lists(tmp_path, capsys, options, rule, streamed):
     rng = np.random.default_rng(3)
     for part, count in (("train", 32), ("t10k", 16)):
         for kind, high, shape in (("images-idx3", 256, (28, 28)), ("labels-idx1", 10, ())):
@@ -125,6 +127,7 @@ def test_images_train_through_lists(tmp_path, capsys, options, streamed):
     assert content["samples"] == 32
     assert content["epochs"][0]["counters"]["kept_samples"] > 0
     assert content["config"]["rows"] == 16
+    assert (content["policy"]["skip_rule"], content["policy"]["threshold"]) == rule
 
 
 def test_a_checked_run_that_agrees_says_so(stand_in, capsys):
@@ -251,6 +254,9 @@ def test_area_passes_its_options_on(tmp_path, monkeypatch):
     (["train", "digits", "--skip", "0.5"], "'0.5' is not between 0.5 and 1, nor off"),
     (["train", "digits", "--skip", "nan"], "'nan' is not between 0.5 and 1, nor off"),
     (["train", "fashion-mnist", "--budget", "1"], "'1' is not between 0 and 1"),
+    (["train", "fashion-mnist", "--importance", "8"], "'8' is not an integer from 1 to 7"),
+    (["train", "fashion-mnist", "--importance", "4", "--budget", "0.1"],
+     "--budget: not allowed with argument --importance"),
     (["train", "digits", "--budget", "0.1"], "--budget is not for digits: the host skips digits; "),
     (["train", "digits", "--samples", "64"], "--samples is not for digits: an epoch of digits"),
     (["train", "digits", "--data", "."], "--data is not for digits: digits come with scikit-learn"),

@@ -7,6 +7,7 @@ import pytest
 
 from gradloom_golden.confidence import NEVER
 from gradloom_golden.config import PRESETS
+from gradloom_golden.importance import field
 from gradloom_golden.program import Region, Register, SkipRule
 from gradloom_host.cnn import ImageData, ImageTrainer, memory_needed
 from gradloom_host.graph import Conv, Graph, Linear, Shape
@@ -81,6 +82,13 @@ def test_a_budget_skips_from_the_second_epoch_on(make, data):
     [threshold] = trainer.system.read(Region.CONTROL, Register.THRESHOLD)
     assert 0 < threshold < NEVER
     assert 0 < next(epochs).skipped < 1
+
+
+def test_importance_trains_on_fewer_samples_the_longer_it_runs(make):
+    policy = replace(POLICY, skip_rule=SkipRule.IMPORTANCE, threshold=field(3))
+    first, *_, last = make(Resident(CONFIG, GRAPH, BATCH), policy).epochs(4)
+    assert 0 < first.skipped < last.skipped < 1
+    assert last.test_accuracy > 0.95
 
 
 def test_every_cycle_goes_to_one_cause():

@@ -283,10 +283,37 @@ class TestUnit:
         assert len(expected) < 50
         assert unit.run(d, logits, labels, -4).keep.tolist() == expected.tolist()
 
-    @pytest.mark.parametrize("rule", SkipRule)
+    @pytest.mark.parametrize("rule", [SkipRule.PROBABILITY, SkipRule.MARGIN, SkipRule.BUDGET])
     def test_never_skips_a_certain_sample(self, rule):
         d = loss(steps=1, classes=2, function=rule)
         assert LossUnit(TINY).run(d, [[127, -128]], [0], 0).keep.tolist() == [0]
+
+    def test_keeps_by_importance(self, rng):
+        logits, labels = batch(rng, 4, 300)
+        unit, lfsr = LossUnit(TINY), Lfsr(Bank.KEEP, 1, 77)
+        unit.seed(77)
+        own = probabilities(logits, -4)[np.arange(300), labels]
+        for cap, extra in ((4, 0), (7, 2), (4, 0)):
+            d = loss(steps=300, classes=4, function=SkipRule.IMPORTANCE,
+                     threshold=cap + 16 * extra)
+            unit.run(loss(steps=300, classes=4, schedule=1, function=SkipRule.IMPORTANCE),
+                     logits, labels, -4)
+            outcome = unit.run(d, logits, labels, -4)
+            keep, shifts = [], []
+            for t, probability in enumerate(own.tolist()):
+                error_of_label = 1 - probability / 65536
+                halvings = 0
+                while halvings < cap and error_of_label * 2 ** (halvings + 1) < 1:
+                    halvings += 1
+                if int(low_half(lfsr.draw(1))[0, 0]) < 65536 / 2 ** (halvings + extra):
+                    keep.append(t)
+                    shifts.append(halvings)
+            assert outcome.keep.tolist() == keep
+            assert outcome.skipped == 300 - len(keep) > 0
+            gap = probabilities(logits[keep], -4) - 65536 * np.eye(4, dtype=int)[labels[keep]]
+            expected = np.floor(gap * 2.0 ** np.array(shifts)[:, None] / 512 + 0.5)
+            assert outcome.error.tolist() == np.clip(expected, -128, 127).tolist()
+            assert max(shifts) > 1
 
     def test_draws_once_a_class_of_each_kept_sample(self, rng):
         logits, labels = batch(rng, 3, 20)

@@ -13,6 +13,7 @@ from gradloom_golden.program import (
     Opcode,
     Region,
     Schedule,
+    SkipRule,
     reserved_masks,
 )
 from gradloom_golden.program_check import MAX_TILES, check
@@ -135,6 +136,7 @@ LIMITS = [
     (TINY, POOL, {"taps_x": 1}, {"taps_x": 0}, Error.GEOMETRY),
     (TINY, ADD, {"t_x": 0}, {"t_x": 0, "gather": 1}, Error.GEOMETRY),
     (TINY, POOL, {"function": Function.FILL}, {"function": Function.FILL + 1}, Error.FUNCTION),
+    (TINY, LOSS, {"function": max(SkipRule)}, {"function": max(SkipRule) + 1}, Error.FUNCTION),
     (TINY, BIAS, {"n_tiles": 1}, {"n_tiles": 0}, Error.TILES),
     (DEEP, BIAS, {"n_tiles": MAX_TILES}, {"n_tiles": MAX_TILES + 1}, Error.TILES),
     (TINY, ADD, {"x_stride": 8}, {"x_stride": 7}, Error.STEPS),

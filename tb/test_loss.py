@@ -8,6 +8,7 @@ from gradloom_golden.budget import choose_cycles
 from gradloom_golden.confidence import NEVER
 from gradloom_golden.config import preset
 from gradloom_golden.fixed import integer_range
+from gradloom_golden.importance import MOST, field
 from gradloom_golden.loss import LossUnit, loss_cycles, margins, probabilities
 from gradloom_golden.program import Descriptor, Opcode, SkipRule
 from simulate import memory, put, simulate
@@ -250,10 +251,48 @@ def test_never_keeps_a_certain_sample(rng):
     logits = np.array([[127, -128], [-128, 127]])
     certain = np.array([0, 1])
     assert probabilities(logits, 0).max() == 65536
-    for rule in SkipRule:
+    for rule in (SkipRule.PROBABILITY, SkipRule.MARGIN, SkipRule.BUDGET):
         [outcome] = Bench(TINY, rng).run([
             loss(logits, certain, exponent=0, function=rule)])
         assert outcome.keep.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_importance_draws_once_a_sample_and_shifts_the_error(config, rng):
+    logits, labels = batch(rng, config, 16, 5, confident=True)
+    exponent = 3 - config.operand_bits
+    jobs = []
+    for stochastic, threshold in ((1, field(0)), (0, field(MOST)), (1, field(2, 1))):
+        by_importance = {"function": SkipRule.IMPORTANCE, "threshold": threshold,
+                         "stochastic": stochastic, "exponent": exponent}
+        jobs.append(loss(logits, labels, **by_importance))
+        # An evaluation draws nothing, nor does another rule.
+        jobs.append(loss(logits[:2], labels[:2], **by_importance, schedule=1))
+        jobs.append(loss(logits[:2], labels[:2], threshold=threshold, exponent=exponent))
+    jobs.append(jobs[3])
+    kept = [outcome.keep.tolist() for outcome in Bench(config, rng).run(jobs)[::3]]
+    seeded = [outcome.keep.tolist() for outcome in Bench(config, rng, seed=12345).run(jobs)[::3]]
+    assert kept[0] == seeded[0] == list(range(16))
+    assert all(0 < len(some) < 16 for some in kept[1:])
+    assert kept[1] != kept[3]
+    assert kept != seeded
+
+
+def test_importance_at_every_power_of_two(rng):
+    # Of two classes the label's error goes through its powers of two as the margin grows.
+    logits = np.array([[margin // 2, margin // 2 - margin] for margin in range(0, 128, 4)])
+    outcomes = Bench(TINY, rng, seed=5).run([
+        loss(logits, np.zeros(32, int), stochastic=1, function=SkipRule.IMPORTANCE,
+             threshold=field(cap)) for cap in (MOST, 2)])
+    assert 0 < len(outcomes[0].keep) < len(outcomes[1].keep) < 32
+
+
+def test_importance_does_not_know_more_fields(rng):
+    logits, labels = batch(rng, TINY, 20, 4, confident=True)
+    plain, noisy = (Bench(TINY, rng).run([loss(
+        logits, labels, function=SkipRule.IMPORTANCE, threshold=field(3, 1) | other)])
+        for other in (0, 0xFF88))
+    assert plain[0].keep.tolist() == noisy[0].keep.tolist()
 
 
 @pytest.mark.parametrize("config", CONFIGS[:2])

@@ -85,6 +85,7 @@ BREAKS = {  # what breaks a good descriptor: the opcode, the change, and the err
     "no window": (Opcode.VECTOR, {"function": Function.MAXIMUM}, Error.GEOMETRY),
     "gathered": (Opcode.VECTOR, {"gather": 1}, Error.GEOMETRY),
     "function": (Opcode.VECTOR, {"function": 7}, Error.FUNCTION),
+    "skip rule": (Opcode.LOSS, {"function": 4}, Error.FUNCTION),
     "no tiles of words": (Opcode.VECTOR, {"k_tiles": 0}, Error.TILES),
     "no biases": (Opcode.VECTOR, {"function": Function.BIAS_UPDATE}, Error.TILES),
     "sum": (Opcode.VECTOR, {"x_base": 249}, Error.ACTIVATION_RANGE),

@@ -8,8 +8,8 @@ In the order in which data passes:
 - `geometry` walks over the pixels and taps of a convolution, `patch` over those of a first layer;
   `transfer` says how rows of words lie in memory.
 - `lanes` packs activations; `gemm` is the three matrix products of a layer, summed as at the edge.
-- `confidence` picks the samples worth a gradient, by a threshold that `budget` can choose; `loss`
-  turns their logits into D.
+- `confidence` picks the samples worth a gradient, by a threshold that `budget` can choose, or
+  `importance` by chance; `loss` turns their logits into D.
 - `scale` keeps the exponents of tensors; `vector` pools, adds, and updates biases.
 - `optimizer` updates weights where their gradient leaves the array; `precision` measures how
   few activation bits that gradient needs.

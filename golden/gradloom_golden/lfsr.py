@@ -23,6 +23,7 @@ class Bank(IntEnum):
     ERROR = 3                             # one lane, for the error of the logits
     VECTOR = 4
     SAVE = 5
+    KEEP = 6                              # one lane, for the samples that importance keeps
 
 
 def initial_state(seed: int, bank: int, lane: int) -> int:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from . import importance
 from .budget import ONE, Budget
 from .confidence import NEVER
 from .config import Config
@@ -118,14 +119,17 @@ def probabilities(logits, exponent: int) -> np.ndarray:
     return weights * ((1 << RECIPROCAL_BITS) // mantissa) >> RECIPROCAL_BITS - 16 + dropped
 
 
-def error(logits, labels, exponent: int, *, bits: int, random: ArrayLike = HALF) -> np.ndarray:
+def error(logits, labels, exponent: int, *, bits: int, random: ArrayLike = HALF,
+          shift: ArrayLike = 0) -> np.ndarray:
     """Return D = p - y in units of ``2**-(bits - 1)``, rounded, saturated to `bits` bits.
+
+    That of sample t times ``2**shift[t]``.
 
     Not divided by the batch: that is part of the learning rate, so that skipping samples does
     not change the weight of those that stay. Where the label names no class, y is zero.
     """
     gap = probabilities(logits, exponent)
-    gap = gap - ONE * is_label(labels, gap.shape[1])
+    gap = gap - ONE * is_label(labels, gap.shape[1]) << np.asarray(shift)[..., None]
     return saturate(round_shift(gap, FRACTION_BITS - (bits - 1), random), bits)
 
 
@@ -183,13 +187,15 @@ class LossUnit:
     def __init__(self, config: Config):
         self._config = config
         self._lfsr = Lfsr(Bank.ERROR, 1)
+        self._keep_lfsr = Lfsr(Bank.KEEP, 1)
         self.kept = 0
         self.loss = 0
         self.budget = Budget()
 
     def seed(self, seed: int) -> None:
-        """Seed the rounding of D."""
+        """Seed the rounding of D, and which samples importance keeps."""
         self._lfsr.seed(seed)
+        self._keep_lfsr.seed(seed)
 
     def run(self, d: Descriptor, logits, labels, exponent: int) -> Outcome:
         """Execute a LOSS descriptor on signed logits (T, classes) and their labels (T,)."""
@@ -205,7 +211,15 @@ class LossUnit:
         labelled = is_label(labels, d.classes)
         own = np.where(labelled, probabilities(logits, exponent), 0).sum(axis=1)
         self.budget.add(own)
-        keep = np.flatnonzero(self._is_kept(d, own, margin))
+        shift = np.zeros_like(own)
+        if d.function == SkipRule.IMPORTANCE:
+            cap, extra = importance.parts(d.threshold)
+            shift = importance.error_shift(own, cap)
+            draws = low_half(self._keep_lfsr.draw(len(own)))[:, 0]
+            kept = importance.is_drawn(shift + extra, draws)
+        else:
+            kept = self._is_unsure(d, own, margin)
+        keep = np.flatnonzero(kept)
         random: ArrayLike = HALF
         if d.stochastic:
             random = low_half(self._lfsr.draw(len(keep) * d.classes)).reshape(-1, d.classes)
@@ -214,14 +228,14 @@ class LossUnit:
         return Outcome(
             first_kept=first_kept, keep=keep + d.first_sample,
             error=error(logits[keep], labels[keep], exponent, bits=self._config.gradient_bits,
-                        random=random),
+                        random=random, shift=shift[keep]),
             skipped=len(labels) - len(keep), correct=correct)
 
     def choose(self, d: Descriptor) -> None:
         """Execute a THRESHOLD descriptor."""
         self.budget.choose(d.bound)
 
-    def _is_kept(self, d, own, margin):
+    def _is_unsure(self, d, own, margin):
         if d.function == SkipRule.MARGIN:
             return margin < d.threshold
         threshold = d.threshold if d.function == SkipRule.PROBABILITY else self.budget.threshold

@@ -73,6 +73,7 @@ class SkipRule(IntEnum):
     PROBABILITY = 0                                       # p_y below `threshold`, in 2^-16
     MARGIN = 1                                            # margin of logits below `threshold`
     BUDGET = 2                                            # p_y below what THRESHOLD chose
+    IMPORTANCE = 3                                        # by chance, `threshold`: cap + 16 extra
 
 
 class Schedule(IntEnum):

@@ -10,6 +10,7 @@ from .program import (
     Opcode,
     Region,
     Schedule,
+    SkipRule,
     memory_shape,
     reserved_masks,
 )
@@ -105,7 +106,8 @@ def _field_error(config: Config, d: Descriptor) -> Error:
         (Error.CLASSES, samples and not 2 <= d.classes <= MAX_TILES * config.columns),
         (Error.GEOMETRY, (walks and empty) or (gathered and no_pixels)
          or (streams and bad_patch)),
-        (Error.FUNCTION, vector and d.function > max(Function)),
+        (Error.FUNCTION, (vector and d.function > max(Function))
+         or (op == Opcode.LOSS and d.function > max(SkipRule))),
         (Error.REGION, moves and d.function not in MOVABLE),
     )
     return next((error for error, wrong in checks if wrong), Error.NONE)

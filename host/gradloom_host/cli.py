@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from gradloom_golden.config import PRESETS, Config, preset
+from gradloom_golden.importance import MOST
 from gradloom_golden.program import Schedule
 
 from .device import BACKENDS, Device, DeviceError, Mismatch
@@ -26,6 +27,7 @@ DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 OF_OTHER_DATA = {
     "digits": {
         "budget": "the host skips digits; use --skip",
+        "importance": "the host skips digits; use --skip",
         "samples": "an epoch of digits has all of them",
         "data": "digits come with scikit-learn"},
     "fashion-mnist": {"hidden": "its network is given"},
@@ -87,13 +89,18 @@ def _parser() -> argparse.ArgumentParser:
                        help="default 20, of fashion-mnist 1")
     train.add_argument("--hidden", type=_sizes, metavar="N[,N...]",
                        help="features of the hidden layers of digits (default 96)")
-    train.add_argument("--skip", type=_skip, default=0.95, metavar="P",
-                       help="leave out samples whose label may have at least this probability; "
-                       "off keeps all (default 0.95)")
-    train.add_argument("--budget", type=_budget, metavar="E",
-                       help="of fashion-mnist, instead of --skip: from the second epoch on leave "
-                       "out the surest samples, as many as hold this share of the squared error of "
-                       "the epoch before")
+    skip = train.add_mutually_exclusive_group()
+    skip.add_argument("--skip", type=_skip, default=0.95, metavar="P",
+                      help="leave out samples whose label may have at least this probability; "
+                      "off keeps all (default 0.95)")
+    skip.add_argument("--budget", type=_budget, metavar="E",
+                      help="of fashion-mnist: from the second epoch on leave out the surest "
+                      "samples, as many as hold this share of the squared error of the epoch "
+                      "before")
+    skip.add_argument("--importance", type=_cap, metavar="N",
+                      help="of fashion-mnist: keep samples by chance, the surer the rarer, the "
+                      "surest one time in 2^N (1 to 7), and weight them so that the gradient stays "
+                      "that of all on average")
     train.add_argument("--lanes", type=_lanes, default=None, metavar="auto|2|4|8",
                        help="activation bits of the weight gradient; auto measures, for "
                        "fashion-mnist it is 8 (default)")
@@ -300,6 +307,12 @@ def _skip(text: str) -> float | None:
 
 def _budget(text: str) -> float:
     return _share(text, 0)
+
+
+def _cap(text: str) -> int:
+    if not (text.isdecimal() and 1 <= int(text) <= MOST):
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer from 1 to {MOST}")
+    return int(text)
 
 
 def _lanes(text: str) -> int | None:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from gradloom_golden.confidence import NEVER, fraction
 from gradloom_golden.config import Config
+from gradloom_golden.importance import field
 from gradloom_golden.program import Schedule, SkipRule
 
 from .cnn import Epoch, ImageData, ImageTrainer, memory_needed, plan_network
@@ -70,6 +71,8 @@ def train_images(options: argparse.Namespace, config: Config) -> int:
     rule = {"skip_rule": SkipRule.PROBABILITY, "threshold": threshold}
     if options.budget is not None:
         rule = {"skip_rule": SkipRule.BUDGET, "budget": fraction(options.budget)}
+    if options.importance is not None:
+        rule = {"skip_rule": SkipRule.IMPORTANCE, "threshold": field(options.importance)}
     policy = Policy(
         rate=RATE, momentum=MOMENTUM, **rule,
         lanes=(8 // (options.lanes or 8),), schedule=Schedule[options.schedule.upper()])

@@ -26,7 +26,8 @@ class Policy:
         The velocity keeps 1 - 2**-momentum of itself.
     skip_rule : SkipRule
     threshold : int
-        Of the rule; `NEVER` keeps every sample.
+        Of the rule; `NEVER` keeps every sample. Of `SkipRule.IMPORTANCE`
+        `gradloom_golden.importance.field`, of whose `extra` the rate is to make up for.
     budget : int
         Of `SkipRule.BUDGET`: share of the squared error that the next epoch may skip, in 2**-16.
     lanes : tuple of int

@@ -8,6 +8,7 @@ from gradloom_golden.budget import ONE
 from gradloom_golden.confidence import NEVER
 from gradloom_golden.config import Config, ceil_log2
 from gradloom_golden.fixed import integer_range
+from gradloom_golden.importance import DRAW_BITS, MOST, parts
 from gradloom_golden.lfsr import Bank
 from gradloom_golden.loss import FRACTION_BITS, POWER_FRACTION_BITS, RECIPROCAL_BITS
 from gradloom_golden.program import Opcode, SkipRule
@@ -104,9 +105,11 @@ class Loss(wiring.Component):
         m.submodules.divider = self._divider = Divider()
         m.submodules.budget = self._budget = Budget()
         m.submodules.lfsr = self._lfsr = Lfsr(Bank.ERROR, 1)
+        m.submodules.keep_lfsr = self._keep_lfsr = Lfsr(Bank.KEEP, 1)
         self._sample = Signal(16)
         self._evaluates = self.descriptor.schedule[0]
         self._begins = Signal()
+        self._error_shift = Signal(range(MOST + 1))
         # Which pass is under way.
         self._comparing = Signal()
         self._summing = Signal()
@@ -249,16 +252,18 @@ class Loss(wiring.Component):
         config, descriptor = self.config, self.descriptor
         here, done = self._marks[6], self._marks[7]
         gap = Signal(signed(FRACTION_BITS + 2))
+        shifted = Signal(signed(len(gap) + MOST))
         random = Signal(16)
         m.d.comb += [
             gap.eq(self._probability - Mux(here.is_label, ONE, 0)),
+            shifted.eq(gap << self._error_shift),
             random.eq(Mux(descriptor.stochastic, self._lfsr.state[0][:16], HALF)),
             self._lfsr.load.eq(self.seed_load),
             self._lfsr.seed.eq(self.seed),
             self._lfsr.advance.eq(self._producing & here.valid & descriptor.stochastic),
         ]
         shift = FRACTION_BITS - (config.gradient_bits - 1)
-        rounded = round_shift(m, gap, Const(shift), random, name="error")
+        rounded = round_shift(m, shifted, Const(shift), random, name="error")
         error = saturate(m, rounded, config.gradient_bits, name="error")
         for lane in range(config.lane_count):
             with m.If(here.lane == lane):
@@ -292,6 +297,9 @@ class Loss(wiring.Component):
         ]
         with m.If(descriptor.function == SkipRule.MARGIN):
             m.d.comb += stays.eq(margin < descriptor.threshold)
+        error_shift, is_drawn = self._draw(m)
+        with m.If(descriptor.function == SkipRule.IMPORTANCE):
+            m.d.comb += stays.eq(is_drawn)
 
         self._keeps = Signal()
         self._missing = Signal(MANTISSA_BITS)
@@ -309,11 +317,35 @@ class Loss(wiring.Component):
             m.d.sync += [
                 self._keeps.eq(stays & ~self._evaluates),
                 self._missing.eq(ONE - self._probability),
+                self._error_shift.eq(error_shift),
             ]
         with m.If(self.clear_loss):
             m.d.sync += self.loss_sum.eq(0)
         with m.Elif(self._decides):
             m.d.sync += self.loss_sum.eq(self.loss_sum + sample_loss)
+
+    def _draw(self, m):
+        """Draw whether importance keeps the sample; return by how much D is shifted, and that."""
+        descriptor, lfsr = self.descriptor, self._keep_lfsr
+        cap, extra = parts(descriptor.threshold)
+        error = ONE - self._probability
+        shift = Signal(range(MOST + 1))
+        drawn = Signal()
+        by_importance = descriptor.function == SkipRule.IMPORTANCE
+        for k in range(1, MOST + 1):
+            with m.If(by_importance & (error < ONE >> k) & (cap >= k)):
+                m.d.comb += shift.eq(k)
+        halvings = Signal(range(2 * MOST + 1))
+        looked_at = Signal(DRAW_BITS)
+        m.d.comb += [
+            halvings.eq(shift + extra),
+            looked_at.eq(~(Const((1 << DRAW_BITS) - 1) >> halvings)),
+            drawn.eq((lfsr.state[0] & looked_at) == 0),
+            lfsr.load.eq(self.seed_load),
+            lfsr.seed.eq(self.seed),
+            lfsr.advance.eq(self._decides & by_importance & ~self._evaluates),
+        ]
+        return shift, drawn
 
     def _control(self, m):
         """Go through the samples: compare, sum, divide, judge, and produce D."""

@@ -11,6 +11,7 @@ from gradloom_golden.program import (
     Function,
     Opcode,
     Schedule,
+    SkipRule,
     memory_shape,
     reserved_masks,
 )
@@ -319,7 +320,8 @@ class Sequencer(wiring.Component):
             (Error.CLASSES, (confidence | loss) & (
                 (descriptor.classes < 2) | (descriptor.classes > MAX_TILES * config.columns))),
             (Error.GEOMETRY, (walks & empty) | (gathered & no_pixels) | (streams & bad_patch)),
-            (Error.FUNCTION, vector & (descriptor.function > max(Function))),
+            (Error.FUNCTION, (vector & (descriptor.function > max(Function)))
+             | (loss & (descriptor.function > max(SkipRule)))),
             (Error.REGION, moves & ~Cat(*(descriptor.function == region
                                           for region in MOVABLE)).any()),
         )

@@ -1,0 +1,55 @@
+"""Sampling by importance: what it keeps, and that its mean is the gradient of all samples."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gradloom_golden.importance import MOST, error_shift, field, is_drawn, parts
+from gradloom_golden.loss import error, probabilities
+
+EVERY_DRAW = np.arange(65536)
+
+
+@given(st.integers(0, 65536), st.integers(0, MOST))
+def test_shifted_errors_stay_below_one(own, cap):
+    shift = int(error_shift(own, cap))
+    shifted = (65536 - own) * 2 ** shift
+    assert 0 <= shift <= cap
+    assert shift == 0 or shifted < 65536
+    assert shift == cap or 2 * shifted >= 65536
+
+
+@pytest.mark.parametrize("halvings", range(2 * MOST + 1))
+def test_a_sample_is_kept_by_one_draw_in_a_power_of_two(halvings):
+    assert np.count_nonzero(is_drawn(halvings, EVERY_DRAW)) == 65536 >> halvings
+
+
+@pytest.mark.parametrize("logit", [0, 35, 75, 110])
+@pytest.mark.parametrize("cap", [0, 3, MOST])
+def test_the_mean_over_all_draws_is_the_gradient(cap, logit):
+    logits, labels = np.array([[logit, 0, -20]]), [0]
+    [shift] = error_shift(probabilities(logits, -4)[:, 0], cap)
+    assert shift == min(cap, {0: 0, 35: 2, 75: 6, 110: 9}[logit])
+    # With 16 bits D is far finer than what is compared.
+    [once] = error(logits, labels, -4, bits=16, shift=[shift])
+    [whole] = error(logits, labels, -4, bits=16)
+    mean = once * np.count_nonzero(is_drawn(shift, EVERY_DRAW)) / 65536
+    assert np.abs(mean - whole).max() <= 0.5
+    assert np.abs(once).max() < 32768
+
+
+@given(st.integers(0, MOST), st.integers(0, MOST))
+def test_fields_hold_both(cap, extra):
+    assert parts(field(cap, extra)) == (cap, extra) == parts(field(cap, extra) | 0xFF88)
+
+
+@pytest.mark.parametrize(("cap", "extra", "said"), [
+    (8, 0, "cap must be an integer from 0 to 7, not 8"),
+    (-1, 0, "cap must be an integer from 0 to 7, not -1"),
+    (True, 0, "cap must be an integer from 0 to 7, not True"),
+    (0, 9, "extra must be an integer from 0 to 7, not 9"),
+])
+def test_fields_are_refused(cap, extra, said):
+    with pytest.raises(ValueError, match=said):
+        field(cap, extra)

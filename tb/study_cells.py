@@ -14,6 +14,7 @@ POLICIES = (
     PolicySpec(name="random", skip={"kind": "random", "follows": "budget"}),
     PolicySpec(name="shorter", like="budget"),
     PolicySpec(name="dbpd", skip={"kind": "dbpd"}),
+    PolicySpec(name="importance", skip={"kind": "importance", "extra": 1}),
     PolicySpec(name="infobatch", skip={"kind": "infobatch"}),
     PolicySpec(name="angle", precision={"kind": "angle"}),
 )

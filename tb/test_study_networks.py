@@ -9,6 +9,7 @@ torch = pytest.importorskip(
     "torch", reason="PyTorch is not installed: run pip install 'gradloom[study]'")
 
 from gradloom_golden.config import PRESETS  # noqa: E402
+from gradloom_golden.importance import error_shift, field, parts  # noqa: E402
 from gradloom_golden.program import SkipRule  # noqa: E402
 from gradloom_host.graph import Conv, Graph, Linear, Shape  # noqa: E402
 from gradloom_host.tensors import CompileError, Policy  # noqa: E402
@@ -26,6 +27,8 @@ CONFIG = PRESETS["tiny"].with_changes(
     bias_depth=64, steps_depth=256)
 BATCH = 4
 STEPS = 3
+SKIPS = [*({"threshold": threshold} for threshold in (65535, 30000, 9000)),
+         {"skip_rule": SkipRule.IMPORTANCE, "threshold": field(4)}]
 
 
 def emulated(training: MachineTraining) -> Network:
@@ -70,8 +73,7 @@ def test_steps_equal_the_golden_machine(seed, flat, data):
     count = len(training.network.weights)
     policy = Policy(
         rate=data.draw(st.integers(0, 7)), momentum=data.draw(st.sampled_from([None, 1, 3])),
-        skip_rule=SkipRule.PROBABILITY, stochastic=data.draw(st.booleans()),
-        threshold=data.draw(st.sampled_from([65535, 30000, 9000])),
+        stochastic=data.draw(st.booleans()), **data.draw(st.sampled_from(SKIPS)),
         lanes=(1, *(data.draw(st.sampled_from([1, 2, 4])) for _ in range(count - 1))))
     network = emulated(training)
     for lanes, member in zip(policy.lanes, network.weighted.values()):
@@ -94,9 +96,14 @@ def test_steps_equal_the_golden_machine(seed, flat, data):
 def follow(network, images, labels, policy, keep, draws):
     """Take the step that the machine took."""
     judged = loss.judge(network(torch.from_numpy(images), train=True), labels)
-    kept = np.flatnonzero((judged.own < policy.threshold) | (policy.threshold == 65535))
-    np.testing.assert_array_equal(kept, keep)
-    error = loss.error(judged, keep, draws if policy.stochastic else None)
+    shift = np.zeros_like(judged.own)
+    if policy.skip_rule == SkipRule.IMPORTANCE:
+        # What is drawn is tested with the policies.
+        shift = error_shift(judged.own, parts(policy.threshold)[0])
+    else:
+        kept = np.flatnonzero((judged.own < policy.threshold) | (policy.threshold == 65535))
+        np.testing.assert_array_equal(kept, keep)
+    error = loss.error(judged, keep, draws if policy.stochastic else None, shift=shift[keep])
     network.backward(error, Step(
         batch=BATCH, draws=draws, keep=torch.from_numpy(keep), rate=policy.rate,
         momentum=policy.momentum, stochastic=policy.stochastic))

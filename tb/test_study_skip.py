@@ -13,9 +13,10 @@ torch = pytest.importorskip(
 
 from gradloom_golden.confidence import threshold_from_probability  # noqa: E402
 from gradloom_golden.config import PRESETS  # noqa: E402
+from gradloom_golden.lfsr import Bank, Lfsr, low_half  # noqa: E402
 from gradloom_golden.loss import LossUnit  # noqa: E402
 from gradloom_golden.program import Descriptor, Opcode, SkipRule  # noqa: E402
-from gradloom_study.loss import judge  # noqa: E402
+from gradloom_study.loss import error, judge  # noqa: E402
 from gradloom_study.policies.skip import SKIPS, Schedule, make_skip  # noqa: E402
 from gradloom_study.step import Integers  # noqa: E402
 
@@ -62,6 +63,41 @@ def test_policies_keep_what_the_loss_unit_keeps(seed, exponent, kind, share):
         policy.finish()
         if kind == "budget":
             unit.choose(Descriptor(opcode=Opcode.THRESHOLD, bound=min(round(share * 65536), 65534)))
+
+
+class GoldenDraws:
+    """In place of a policy's generator: what the machine draws for the samples it may keep."""
+
+    def __init__(self, seed):
+        self._lfsr = Lfsr(Bank.KEEP, 1, seed)
+
+    def integers(self, high, size):
+        assert high == 1 << 16
+        return low_half(self._lfsr.draw(size))[:, 0]
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 1 << 16), exponent=st.integers(-7, -2), cap=st.integers(0, 7),
+       extra=st.integers(0, 7), bonus=st.integers(0, 100))
+def test_importance_keeps_and_shifts_as_the_loss_unit(seed, exponent, cap, extra, bonus):
+    rng = np.random.default_rng(seed)
+    unit = LossUnit(PRESETS["tiny"])
+    unit.seed(seed)
+    policy = made("importance", cap=cap, extra=extra)
+    policy.rng = GoldenDraws(seed)
+    assert policy.boost(1, COUNT) == extra
+    for _ in range(3):
+        values, labels = batch(rng)
+        values[np.arange(COUNT), labels] = np.minimum(
+            values[np.arange(COUNT), labels] + bonus, 127)
+        outcome = unit.run(Descriptor(
+            opcode=Opcode.LOSS, steps=COUNT, classes=CLASSES, function=SkipRule.IMPORTANCE,
+            threshold=cap + 16 * extra), values, labels, exponent)
+        seen = judged(values, labels, exponent)
+        keep = np.flatnonzero(policy.keep(seen, np.arange(COUNT)))
+        np.testing.assert_array_equal(keep, outcome.keep)
+        found = error(seen, keep, None, shift=policy.shifts(seen)[keep])
+        np.testing.assert_array_equal(found.values[:, 0, 0].numpy(), outcome.error)
 
 
 def test_at_the_threshold_a_sample_is_skipped():
@@ -153,13 +189,15 @@ def test_infobatch_prunes_half_of_the_easy_and_weighs_the_rest():
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"kind": "luck"}, "unknown skip 'luck'; choose from none, threshold, margin, budget, random, "
-                       "dbpd, infobatch"),
+    ({"kind": "luck"}, "unknown skip 'luck'; choose from none, threshold, margin, budget, "
+                       "importance, random, dbpd, infobatch"),
     ({"kind": "threshold"}, "skip 'threshold' needs probability"),
     ({"kind": "threshold", "probability": 1.0}, "probability must be between 0 and 1, not 1.0"),
     ({"kind": "threshold", "probability": "half"}, "cannot have {'probability': 'half'}"),
     ({"kind": "margin", "probability": 0.4}, "a skip probability lies between 0.5 and 1, not 0.4"),
     ({"kind": "budget", "error": 0}, "error must be between 0 and 1, not 0"),
+    ({"kind": "importance", "cap": 8}, "cap must be an integer from 0 to 7, not 8"),
+    ({"kind": "importance", "extra": 0.5}, "extra must be an integer from 0 to 7, not 0.5"),
     ({"kind": "random"}, "random skipping takes either rate or follows, not None and ''"),
     ({"kind": "random", "rate": 1.0}, "rate must be from 0 to below 1, not 1.0"),
     ({"kind": "dbpd", "revision": math.inf}, "revision must be from 0 to 1, not inf"),

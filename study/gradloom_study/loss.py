@@ -66,7 +66,7 @@ def judge(logits: Integers, labels: np.ndarray) -> Judged:
 
 
 def error(judged: Judged, keep: np.ndarray, draws: Draws | None,
-          weights: np.ndarray | None = None) -> Integers:
+          weights: np.ndarray | None = None, shift: np.ndarray | int = 0) -> Integers:
     """Return D of the kept samples, (kept, 1, 1, classes).
 
     Parameters
@@ -78,6 +78,8 @@ def error(judged: Judged, keep: np.ndarray, draws: Draws | None,
     weights : float array (kept,), optional
         By which the errors of samples are multiplied, at most 2: D then has half the units. The
         machine has no such weights, its host could have.
+    shift : int array (kept,), optional
+        By how many bits the errors of samples are shifted left.
     """
     logits, labels = judged.logits[keep], judged.labels[keep]
     random: np.ndarray | int = HALF
@@ -85,12 +87,14 @@ def error(judged: Judged, keep: np.ndarray, draws: Draws | None,
         random = draws.draw(Bank.ERROR, logits.shape).cpu().numpy().astype(np.int64) + HALF
     exponent = 1 - GRADIENT_BITS
     if weights is None:
-        found = golden.error(logits, labels, judged.exponent, bits=GRADIENT_BITS, random=random)
+        found = golden.error(logits, labels, judged.exponent, bits=GRADIENT_BITS, random=random,
+                             shift=shift)
     else:
         exponent += 1
         gap = golden.probabilities(logits, judged.exponent)
         gap = gap - golden.ONE * golden.is_label(labels, gap.shape[1])
-        gap = np.rint(gap * weights[:, None]).astype(np.int64)
+        factors = weights * 2.0 ** np.asarray(shift)
+        gap = np.rint(gap * factors[:, None]).astype(np.int64)
         found = saturate(round_shift(gap, golden.FRACTION_BITS + exponent, random), GRADIENT_BITS)
     values = torch.from_numpy(found).float()
     return Integers(values[:, None, None], exponent)

@@ -101,7 +101,7 @@ class FloatTrainer:
         judged = _judged(logits.detach(), losses.detach(), labels)
         keep = self.skip.keep(judged, samples)
         weights = self.skip.weights(samples)
-        factor = keep * (1.0 if weights is None else weights)
+        factor = keep * 2.0 ** self.skip.shifts(judged) * (1.0 if weights is None else weights)
         if keep.any():
             self.network.learn(
                 losses * torch.from_numpy(np.asarray(factor, np.float32)).to(self.device),
@@ -204,7 +204,7 @@ class IntegerTrainer:
 
     def _backward(self, judged: Judged, keep: np.ndarray, weights: np.ndarray | None,
                   step: Step) -> None:
-        error = loss.error(judged, keep, self.draws, weights)
+        error = loss.error(judged, keep, self.draws, weights, self.skip.shifts(judged)[keep])
         self.network.backward(
             loss.Integers(error.values.to(self.device), error.exponent), step)
         self.network.rescale()

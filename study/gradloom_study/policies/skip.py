@@ -14,13 +14,14 @@ import torch
 
 from gradloom_golden.budget import Budget
 from gradloom_golden.confidence import NEVER, fraction, threshold_from_probability
+from gradloom_golden.importance import DRAW_BITS, error_shift, field, is_drawn
 
 from ..loss import Judged
 from .make import complete, make
 
 __all__ = [
-    "SKIPS", "Dbpd", "ErrorBudget", "Everything", "InfoBatch", "Margin", "Random", "Schedule",
-    "Skip", "Threshold", "complete_skip", "make_skip",
+    "SKIPS", "Dbpd", "ErrorBudget", "Everything", "Importance", "InfoBatch", "Margin", "Random",
+    "Schedule", "Skip", "Threshold", "complete_skip", "make_skip",
 ]
 
 
@@ -74,6 +75,10 @@ class Skip:
     def weights(self, samples: np.ndarray) -> np.ndarray | None:
         """Return by what the errors of samples are multiplied; None leaves them."""
         return None
+
+    def shifts(self, judged: Judged) -> np.ndarray:
+        """Return by how many bits the error of each sample of a batch is shifted left."""
+        return np.zeros(len(judged.own), np.int64)
 
     def boost(self, kept: int, batch: int) -> int:
         """Return by how many halvings less the learning rate of a batch is divided."""
@@ -179,6 +184,40 @@ class ErrorBudget(Skip):
         """Go on."""
         super().restore(state)
         self.budget.threshold = state["threshold"]
+
+
+class Importance(Skip):
+    """Keep samples by chance, the surer the rarer, and weight them so that the gradient stays.
+
+    `SkipRule.IMPORTANCE` of the machine, see `gradloom_golden.importance`: a sample is kept with
+    probability 2**-n, n = min(k, cap) + extra. Its error is shifted by the first, and the rate is
+    raised by the second. Without a cap this is random skipping that weights.
+
+    Parameters
+    ----------
+    schedule, rng
+        As of `Skip`.
+    cap, extra : int
+        From 0 to 7.
+    """
+
+    def __init__(self, schedule, rng, *, cap: int = 4, extra: int = 0):
+        super().__init__(schedule, rng)
+        field(cap, extra)                                   # refuse it early
+        self._cap, self._extra = cap, extra
+
+    def keep(self, judged, samples):
+        """Return where the draws say so."""
+        draws = self.rng.integers(1 << DRAW_BITS, size=len(samples))
+        return is_drawn(self.shifts(judged) + self._extra, draws)
+
+    def shifts(self, judged):
+        """Return min(k, cap)."""
+        return error_shift(judged.own, self._cap)
+
+    def boost(self, kept, batch):
+        """Return the halvings that all samples have."""
+        return self._extra
 
 
 class Random(Skip):
@@ -314,6 +353,7 @@ def _check_share(name: str, value: float) -> None:
 
 SKIPS: dict[str, Callable[..., Skip]] = {
     "none": Everything, "threshold": Threshold, "margin": Margin, "budget": ErrorBudget,
+    "importance": Importance,
     "random": Random, "dbpd": Dbpd, "infobatch": InfoBatch,
 }
 """By the name that a study's configuration uses."""

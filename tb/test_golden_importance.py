@@ -20,6 +20,11 @@ def test_shifted_errors_stay_below_one(own, cap):
     assert shift == cap or 2 * shifted >= 65536
 
 
+@pytest.mark.parametrize("k", range(1, MOST + 1))
+def test_an_error_of_a_power_of_two_shifts_to_a_half(k):
+    assert error_shift([65536 - (65536 >> k), 65537 - (65536 >> k)], MOST).tolist() == [k - 1, k]
+
+
 @pytest.mark.parametrize("halvings", range(2 * MOST + 1))
 def test_a_sample_is_kept_by_one_draw_in_a_power_of_two(halvings):
     assert np.count_nonzero(is_drawn(halvings, EVERY_DRAW)) == 65536 >> halvings

@@ -58,3 +58,5 @@ def test_weights_multiply_errors():
     ratio = torch.from_numpy(np.where(every % 2, 2.0, 1.0))[:, None, None, None]
     apart = weighted.values * 2 - plain.values * ratio
     assert float(apart.abs().max()) <= 2
+    shifted = loss.error(judged, every, None, np.ones(9), shift=every % 2)
+    assert torch.equal(shifted.values, weighted.values)

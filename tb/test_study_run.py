@@ -6,7 +6,9 @@ import pytest
 torch = pytest.importorskip(
     "torch", reason="PyTorch is not installed: run pip install 'gradloom[study]'")
 
+from gradloom_golden.loss import error  # noqa: E402
 from gradloom_study import layers, trainers  # noqa: E402
+from gradloom_study.config import PolicySpec  # noqa: E402
 from gradloom_study.draws import Generated  # noqa: E402
 from gradloom_study.networks import Network  # noqa: E402
 from gradloom_study.policies.precision import make_precision  # noqa: E402
@@ -118,6 +120,43 @@ def test_bits_are_chosen_on_the_first_batch_that_has_a_gradient(monkeypatch):
     assert record["kept"] == record["full"] - 16
     assert record["angles"].keys() == {0, 1}
     assert all("chosen" in angle for angle in record["angles"].values())
+
+
+def one_batch(arithmetic):
+    """Return a trainer that samples by importance, what it keeps, and a batch with sure ones."""
+    policy = PolicySpec(name="one", arithmetic=arithmetic, skip={"kind": "importance", "cap": 2})
+    run = Run(cells(policies=(policy,))["one"], DATA)
+    next(run.run())
+    samples = np.arange(64)
+    return run, DATA.train_images[:64], DATA.train_labels[:64], samples
+
+
+def test_errors_of_kept_samples_are_shifted(monkeypatch):
+    run, images, labels, samples = one_batch("integer")
+    handed = []
+    monkeypatch.setattr(run.trainer.network, "backward", lambda d, step: handed.append(d.values))
+    monkeypatch.setattr(run.skip, "keep", lambda judged, samples: np.ones(64, bool))
+    judged, _ = run.trainer.learn(images, labels, samples, rate=3, place=0.0)
+    shifts = run.skip.shifts(judged)
+    assert len(set(shifts.tolist())) > 1
+    plain = error(judged.logits, labels, judged.exponent, bits=16) / 256
+    [d] = handed
+    assert np.abs(d[:, 0, 0].numpy() - plain * 2 ** shifts[:, None]).max() <= 1
+
+
+def test_losses_of_kept_samples_are_multiplied(monkeypatch):
+    run, images, labels, samples = one_batch("float")
+    handed = []
+    monkeypatch.setattr(
+        run.trainer.network, "learn", lambda losses, **_: handed.append(losses.detach().numpy()))
+    judged, kept = run.trainer.learn(images, labels, samples, rate=3, place=0.0)
+    shifts = run.skip.shifts(judged)
+    assert len(set(shifts.tolist())) > 1
+    [losses] = handed
+    assert np.count_nonzero(losses) == kept < 64
+    there = losses != 0
+    np.testing.assert_allclose(
+        losses[there], (judged.losses * 2.0 ** shifts)[there], rtol=1e-5)
 
 
 @pytest.mark.parametrize("size", [0.0, 9.0])

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gradloom_golden.config import Config
+from gradloom_golden.importance import MOST, field
 from gradloom_golden.program import (
     SCALES,
     Descriptor,
@@ -120,11 +121,14 @@ def random_graph(rng: np.random.Generator, edge: int, *, flat: bool = False) -> 
 
 def _policy(rng, config: Config, layers: int) -> Policy:
     lanes = (1, 2, 4) if config.lanes else (1,)
+    skip_rule = SkipRule(int(rng.choice(SkipRule)))
+    threshold = int(rng.choice([65535, 40000, 20000, 3]))
+    if skip_rule == SkipRule.IMPORTANCE:
+        threshold = field(int(rng.integers(MOST + 1)), int(rng.integers(2)))
     return Policy(
         rate=int(rng.integers(0, 8)),
         momentum=None if _flag(rng, 0.3) else int(rng.integers(1, 5)),
-        skip_rule=SkipRule(int(rng.choice(SkipRule))),
-        threshold=int(rng.choice([65535, 40000, 20000, 3])),
+        skip_rule=skip_rule, threshold=threshold,
         lanes=tuple(int(rng.choice(lanes)) for _ in range(layers)),
         schedule=Schedule(int(rng.choice([Schedule.INTERLEAVED, Schedule.SEQUENTIAL]))),
         fused=_flag(rng, 0.7), stochastic=_flag(rng))

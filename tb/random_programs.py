@@ -7,6 +7,7 @@ import numpy as np
 
 from coverage import Coverage, cross
 from gradloom_golden.config import Config
+from gradloom_golden.importance import MOST, field
 from gradloom_golden.program import (
     OFFSET_BITS,
     SCALES,
@@ -231,6 +232,10 @@ def _loss(rng, config: Config, opcode: Opcode, steps: int) -> Descriptor | None:
     gradient_spare = config.gradient_depth - words * out_stride
     if min(spare, gradient_spare) < 0:
         return None
+    function = int(rng.choice(SkipRule))
+    threshold = int(rng.choice([0, 3, 20000, 65535]))
+    if function == SkipRule.IMPORTANCE:
+        threshold = field(int(rng.integers(MOST + 1)), int(rng.integers(3)))
     return Descriptor(
         opcode=opcode,
         steps=steps,
@@ -239,8 +244,8 @@ def _loss(rng, config: Config, opcode: Opcode, steps: int) -> Descriptor | None:
         x_stride=x_stride,
         out_base=_within(rng, gradient_spare),
         out_stride=out_stride,
-        function=int(rng.choice(SkipRule)),
-        threshold=int(rng.choice([0, 3, 20000, 65535])),
+        function=function,
+        threshold=threshold,
         schedule=_flag(rng, 0.2),
         first=1,
         stochastic=_flag(rng),
@@ -413,6 +418,7 @@ def broken_words(rng: np.random.Generator, config: Config, error: Error) -> list
     ValueError
         No descriptor is refused with `error`.
     """
+    chooser, choices = ((Opcode.VECTOR, Function), (Opcode.LOSS, SkipRule))[rng.integers(2)]
     breaks: dict[Error, tuple[Opcode, dict[str, int]]] = {
         Error.OPCODE: (Opcode.ANGLE, {"opcode": int(rng.choice([0, 12, 15]))}),
         Error.RESERVED: (Opcode.FORWARD, {}),
@@ -431,7 +437,7 @@ def broken_words(rng: np.random.Generator, config: Config, error: Error) -> list
         ),
         Error.GEOMETRY: (Opcode.FORWARD, {"conv": 1, "t_x": 0}),
         Error.BIAS_RANGE: (Opcode.FORWARD, {"bias": 1, "bias_base": config.bias_depth}),
-        Error.FUNCTION: (Opcode.VECTOR, {"function": int(rng.integers(max(Function) + 1, 16))}),
+        Error.FUNCTION: (chooser, {"function": int(rng.integers(max(choices) + 1, 16))}),
     }
     if error not in breaks:
         raise ValueError(f"No descriptor is refused with {error.name}; choose another error")

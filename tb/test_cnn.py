@@ -84,6 +84,11 @@ def test_a_budget_skips_from_the_second_epoch_on(make, data):
     assert 0 < next(epochs).skipped < 1
 
 
+def test_importance_needs_its_own_field():
+    with pytest.raises(ValueError, match=r"threshold is importance.field\(cap, extra\), not 65535"):
+        Policy(skip_rule=SkipRule.IMPORTANCE)
+
+
 def test_importance_trains_on_fewer_samples_the_longer_it_runs(make):
     policy = replace(POLICY, skip_rule=SkipRule.IMPORTANCE, threshold=field(3))
     first, *_, last = make(Resident(CONFIG, GRAPH, BATCH), policy).epochs(4)

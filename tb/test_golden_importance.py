@@ -5,7 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradloom_golden.importance import MOST, error_shift, field, is_drawn, parts
+from gradloom_golden.importance import (
+    MOST,
+    PLACES,
+    draws_of,
+    error_shift,
+    field,
+    is_drawn,
+    parts,
+)
+from gradloom_golden.lfsr import advance
 from gradloom_golden.loss import error, probabilities
 
 EVERY_DRAW = np.arange(65536)
@@ -42,6 +51,47 @@ def test_the_mean_over_all_draws_is_the_gradient(cap, logit):
     mean = once * np.count_nonzero(is_drawn(shift, EVERY_DRAW)) / 65536
     assert np.abs(mean - whole).max() <= 0.5
     assert np.abs(once).max() < 32768
+
+
+@pytest.mark.parametrize("exponent", range(-7, 1))
+def test_a_shifted_gap_keeps_the_range(exponent, rng):
+    # Two classes at every distance, and many that share what the label lacks.
+    two = np.array([[127, 127 - distance] for distance in range(256)])
+    many = rng.integers(-128, -60, (200, 300))
+    many[:, 0] = rng.integers(-80, 128, 200)
+    assert error_shift(probabilities(two, exponent)[:, 0], MOST).max() > 1
+    for logits in (two, many):
+        p = probabilities(logits, exponent)
+        shift = error_shift(p[:, 0], MOST)
+        gap = p - 65536 * (np.arange(p.shape[1]) == 0)
+        assert (np.abs(gap) << shift[:, None]).max() <= 65536
+
+
+def test_draws_of_two_samples_are_not_tied():
+    # Each bit of a draw is a sum of bits of the seed; all that a cap looks at are independent.
+    states = np.array([1 << bit for bit in range(31)])
+    rows = []
+    for _ in range(1024):
+        draws = draws_of(states)
+        rows.append([sum(int(draw >> 15 - n & 1) << bit for bit, draw in enumerate(draws))
+                     for n in range(MOST)])
+        states = advance(states)
+    assert sorted(PLACES) == list(range(16))
+    assert all(are_independent(rows[0] + row) for row in rows[1:])
+    assert not are_independent([*rows[0], rows[0][0] ^ rows[0][3]])
+
+
+def are_independent(forms):
+    """Return whether no sum of the forms, integers of their bits, is zero."""
+    basis = []
+    for form in forms:
+        rest = form
+        for one in basis:
+            rest = min(rest, rest ^ one)
+        if not rest:
+            return False
+        basis.append(rest)
+    return True
 
 
 @given(st.integers(0, MOST), st.integers(0, MOST))

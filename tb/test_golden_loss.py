@@ -11,6 +11,7 @@ from gradloom_golden.budget import Budget
 from gradloom_golden.confidence import NEVER
 from gradloom_golden.confidence import margins as confidence_margins
 from gradloom_golden.config import preset
+from gradloom_golden.importance import draws_of
 from gradloom_golden.lfsr import Bank, Lfsr, low_half
 from gradloom_golden.loss import (
     LOG2_E,
@@ -305,7 +306,7 @@ class TestUnit:
                 halvings = 0
                 while halvings < cap and error_of_label * 2 ** (halvings + 1) < 1:
                     halvings += 1
-                if int(low_half(lfsr.draw(1))[0, 0]) < 65536 / 2 ** (halvings + extra):
+                if int(draws_of(lfsr.draw(1))[0, 0]) < 65536 / 2 ** (halvings + extra):
                     keep.append(t)
                     shifts.append(halvings)
             assert outcome.keep.tolist() == keep

@@ -10,6 +10,7 @@ import pytest
 
 from gradloom_golden.config import PRESETS
 from gradloom_golden.fixed import integer_range
+from gradloom_golden.importance import field
 from gradloom_golden.program import (
     COUNTERS,
     DESCRIPTOR_FIELDS,
@@ -136,10 +137,12 @@ def test_addresses_status_and_error_names(compiler, options, tmp_path):
         '    printf("%lx\\n", (unsigned long)GRADLOOM_ADDRESS(GRADLOOM_REGION_SCALE, 1 + 2));\n'
         '    printf("%u %u\\n", GRADLOOM_STATUS_ERROR(0x12345678u | 0u),\n'
         "           GRADLOOM_STATUS_FAILED(0x12345678u | 0u));\n"
+        '    printf("%u\\n", (unsigned)GRADLOOM_IMPORTANCE(4 | 1, 2));\n'
         + "".join(f'    printf("%s\\n", gradloom_error_text({code}));\n'
                   for code in [*map(int, Error), len(Error), 0xFFFFFFFF]))
     lines = output_of(compiler, options, tmp_path, program)
-    assert lines == ["2c0000c", f"{0x56} {0x1234}", *(error.name for error in Error),
+    assert lines == ["2c0000c", f"{0x56} {0x1234}", f"{field(5, 2)}",
+                     *(error.name for error in Error),
                      "UNKNOWN", "UNKNOWN"]
 
 

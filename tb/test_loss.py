@@ -8,7 +8,7 @@ from gradloom_golden.budget import choose_cycles
 from gradloom_golden.confidence import NEVER
 from gradloom_golden.config import preset
 from gradloom_golden.fixed import integer_range
-from gradloom_golden.importance import MOST, field
+from gradloom_golden.importance import MOST, error_shift, field
 from gradloom_golden.loss import LossUnit, loss_cycles, margins, probabilities
 from gradloom_golden.program import Descriptor, Opcode, SkipRule
 from simulate import memory, put, simulate
@@ -278,13 +278,41 @@ def test_importance_draws_once_a_sample_and_shifts_the_error(config, rng):
     assert kept != seeded
 
 
-def test_importance_at_every_power_of_two(rng):
-    # Of two classes the label's error goes through its powers of two as the margin grows.
-    logits = np.array([[margin // 2, margin // 2 - margin] for margin in range(0, 128, 4)])
-    outcomes = Bench(TINY, rng, seed=5).run([
-        loss(logits, np.zeros(32, int), stochastic=1, function=SkipRule.IMPORTANCE,
-             threshold=field(cap)) for cap in (MOST, 2)])
-    assert 0 < len(outcomes[0].keep) < len(outcomes[1].keep) < 32
+@pytest.mark.parametrize("config", CONFIGS)
+def test_importance_keeps_samples_of_each_shift(config, rng):
+    # Two classes: the label's error goes through its powers of two as the distance grows. A sample
+    # of shift k comes often enough to be kept.
+    low, high = integer_range(config.operand_bits)
+    exponent = 3 - config.operand_bits
+    own = probabilities([[high, high - d] for d in range(high - low + 1)], exponent)[:, 0]
+    shifts = error_shift(own, MOST)
+    distances = [int(np.flatnonzero(shifts == k)[0]) for k in range(MOST + 1)]
+    jobs, seen = [], set()
+    for k, distance in enumerate(distances):
+        logits = np.array([[high, high - distance]] * 32)
+        jobs += [loss(logits, np.zeros(32, int), exponent=exponent, stochastic=1, first=chunk == 0,
+                      out_base=0, out_stride=1, function=SkipRule.IMPORTANCE, threshold=field(MOST))
+                 for chunk in range(1 + (1 << k) // 16)]
+    bench = Bench(config.with_changes(gradient_depth=512, steps_depth=64), rng, seed=3)
+    for outcome, (_, logits, _, _) in zip(bench.run(jobs), jobs, strict=True):
+        if len(outcome.keep):
+            seen.add(int(logits[0, 0] - logits[0, 1]))
+    assert seen == set(distances)
+
+
+def test_importance_of_the_certain_the_hopeless_and_the_unlabelled(rng):
+    logits = np.array([[127, -128], [-128, 127], [127, -128], [0, 0]] * 8)
+    labels = np.array([0, 0, 9, 65535] * 8)
+    first, second = Bench(TINY, rng).run([
+        loss(logits[:16], labels[:16], exponent=0, function=SkipRule.IMPORTANCE,
+             threshold=field(3)),
+        loss(logits[16:], labels[16:], exponent=0, function=SkipRule.IMPORTANCE,
+             threshold=field(3), first=0, first_sample=16)])
+    # Of each four samples the last three have all error there is: they always stay.
+    for outcome in (first, second):
+        assert {t % 4 for t in outcome.keep.tolist()} >= {1, 2, 3}
+        assert np.count_nonzero(outcome.keep % 4) == 12
+    assert second.first_kept == len(first.keep)
 
 
 def test_importance_does_not_know_more_fields(rng):

@@ -242,9 +242,12 @@ def test_broken_fields_are_refused_alike(rng):
                 "lanes_log2",
                 "x_shift",
                 "opcode",
+                "function",
             ]
         )
-        width = {"opcode": 4, "lanes_log2": 2, "x_shift": 3, "bias_base": 8}.get(name, 9)
+        width = {
+            "opcode": 4, "function": 4, "lanes_log2": 2, "x_shift": 3, "bias_base": 8,
+        }.get(name, 9)
         fields[name] = int(rng.integers(0, 1 << width))
         words = Descriptor(**fields).encode()
         # Whatever it would do, its regions may now overlap: only the refusals are compared.

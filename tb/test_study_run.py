@@ -124,7 +124,8 @@ def test_bits_are_chosen_on_the_first_batch_that_has_a_gradient(monkeypatch):
 
 def one_batch(arithmetic):
     """Return a trainer that samples by importance, what it keeps, and a batch with sure ones."""
-    policy = PolicySpec(name="one", arithmetic=arithmetic, skip={"kind": "importance", "cap": 2})
+    policy = PolicySpec(name="one", arithmetic=arithmetic, skip={
+        "kind": "importance", "cap": 2, "extra": 1})
     run = Run(cells(policies=(policy,))["one"], DATA)
     next(run.run())
     samples = np.arange(64)
@@ -134,25 +135,28 @@ def one_batch(arithmetic):
 def test_errors_of_kept_samples_are_shifted(monkeypatch):
     run, images, labels, samples = one_batch("integer")
     handed = []
-    monkeypatch.setattr(run.trainer.network, "backward", lambda d, step: handed.append(d.values))
+    monkeypatch.setattr(run.trainer.network, "backward", lambda *given: handed.append(given))
     monkeypatch.setattr(run.skip, "keep", lambda judged, samples: np.ones(64, bool))
     judged, _ = run.trainer.learn(images, labels, samples, rate=3, place=0.0)
     shifts = run.skip.shifts(judged)
     assert len(set(shifts.tolist())) > 1
     plain = error(judged.logits, labels, judged.exponent, bits=16) / 256
-    [d] = handed
-    assert np.abs(d[:, 0, 0].numpy() - plain * 2 ** shifts[:, None]).max() <= 1
+    [(d, step)] = handed
+    assert step.rate == 3 - 1
+    assert np.abs(d.values[:, 0, 0].numpy() - plain * 2 ** shifts[:, None]).max() <= 1
 
 
 def test_losses_of_kept_samples_are_multiplied(monkeypatch):
     run, images, labels, samples = one_batch("float")
     handed = []
     monkeypatch.setattr(
-        run.trainer.network, "learn", lambda losses, **_: handed.append(losses.detach().numpy()))
+        run.trainer.network, "learn",
+        lambda losses, rate, **_: handed.append((losses.detach().numpy(), rate)))
     judged, kept = run.trainer.learn(images, labels, samples, rate=3, place=0.0)
     shifts = run.skip.shifts(judged)
     assert len(set(shifts.tolist())) > 1
-    [losses] = handed
+    [(losses, rate)] = handed
+    assert rate == 3 - 1
     assert np.count_nonzero(losses) == kept < 64
     there = losses != 0
     np.testing.assert_allclose(

@@ -13,7 +13,8 @@ torch = pytest.importorskip(
 
 from gradloom_golden.confidence import threshold_from_probability  # noqa: E402
 from gradloom_golden.config import PRESETS  # noqa: E402
-from gradloom_golden.lfsr import Bank, Lfsr, low_half  # noqa: E402
+from gradloom_golden.importance import draws_of  # noqa: E402
+from gradloom_golden.lfsr import Bank, Lfsr  # noqa: E402
 from gradloom_golden.loss import LossUnit  # noqa: E402
 from gradloom_golden.program import Descriptor, Opcode, SkipRule  # noqa: E402
 from gradloom_study.loss import error, judge  # noqa: E402
@@ -73,7 +74,7 @@ class GoldenDraws:
 
     def integers(self, high, size):
         assert high == 1 << 16
-        return low_half(self._lfsr.draw(size))[:, 0]
+        return draws_of(self._lfsr.draw(size))[:, 0]
 
 
 @settings(max_examples=40, deadline=None)

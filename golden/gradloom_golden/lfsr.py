@@ -1,4 +1,4 @@
-"""The random bits of stochastic rounding: one 31-bit LFSR a lane.
+"""The random bits of stochastic rounding, and of what is kept by chance: a 31-bit LFSR a lane.
 
 The bit sequence is b[n] = b[n-31] ^ b[n-28] (PRBS31, ITU-T O.150: x^31 + x^28 + 1, period
 2^31 - 1). A draw is the state; after it the register advances 16 bits at once, so that

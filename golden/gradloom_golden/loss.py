@@ -215,7 +215,7 @@ class LossUnit:
         if d.function == SkipRule.IMPORTANCE:
             cap, extra = importance.parts(d.threshold)
             shift = importance.error_shift(own, cap)
-            draws = low_half(self._keep_lfsr.draw(len(own)))[:, 0]
+            draws = importance.draws_of(self._keep_lfsr.draw(len(own)))[:, 0]
             kept = importance.is_drawn(shift + extra, draws)
         else:
             kept = self._is_unsure(d, own, margin)

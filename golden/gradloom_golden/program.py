@@ -237,7 +237,7 @@ class Descriptor:
     gradient_shift: int = _at(9, 16, 5)
     rate_shift: int = _at(9, 24, 5)
     decay_shift: int = _at(9, 29, 3)      # velocity loses 2^-decay_shift of itself
-    threshold: int = _at(10, 0, 16)       # CONFIDENCE: margin from which a sample is skipped
+    threshold: int = _at(10, 0, 16)       # CONFIDENCE, LOSS: what the skip rule says
     n_group: int = _at(10, 16, 16)        # grouped weights: outputs of a group
     classes: int = _at(11, 0, 16)
     k_first: int = _at(11, 16, 16)        # grouped weights: place of row 0 in its group

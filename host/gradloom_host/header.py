@@ -7,6 +7,7 @@ from enum import IntEnum, IntFlag
 from gradloom import __version__
 from gradloom_golden.config import Config
 from gradloom_golden.fixed import integer_range
+from gradloom_golden.importance import EXTRA_PLACE, MOST
 from gradloom_golden.program import (
     COUNTERS,
     DESCRIPTOR_FIELDS,
@@ -52,7 +53,7 @@ HEAD = """\
 #include <stdint.h>
 """
 
-ADDRESS = """\
+MACROS = """\
 /* Byte offset of a 32-bit word of a region. */
 #define GRADLOOM_ADDRESS(region, word) \\
     ((((uint32_t)(region) << {offset_bits}) | (uint32_t)(word)) * {word_bytes}u)
@@ -60,6 +61,9 @@ ADDRESS = """\
 /* Of what the shell's status register tells. */
 #define GRADLOOM_STATUS_ERROR(status) (((uint32_t)(status) >> 8) & 0xFFu)
 #define GRADLOOM_STATUS_FAILED(status) ((uint32_t)(status) >> 16)
+
+/* Threshold of a LOSS with GRADLOOM_SKIP_RULE_IMPORTANCE; both from 0 to {most}. */
+#define GRADLOOM_IMPORTANCE(cap, extra) ((uint32_t)(cap) | ((uint32_t)(extra) << {extra_place}))
 """
 
 DESCRIPTOR = """\
@@ -126,7 +130,8 @@ def c_header(config: Config) -> str:
         HEAD.format(version=__version__),
         _defines(_configuration(config)),
         *(_codes(kind) for kind in CODES),
-        ADDRESS.format(offset_bits=OFFSET_BITS, word_bytes=WORD_BYTES),
+        MACROS.format(offset_bits=OFFSET_BITS, word_bytes=WORD_BYTES, most=MOST,
+                       extra_place=EXTRA_PLACE),
         _registers("register", Region.CONTROL, Register),
         _registers("shell", Region.SHELL, ShellRegister),
         _counters(),

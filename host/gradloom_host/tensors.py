@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from gradloom_golden.confidence import NEVER
+from gradloom_golden.importance import field, parts
 from gradloom_golden.program import Schedule, SkipRule
 
 from .graph import Shape
@@ -26,8 +27,8 @@ class Policy:
         The velocity keeps 1 - 2**-momentum of itself.
     skip_rule : SkipRule
     threshold : int
-        Of the rule; `NEVER` keeps every sample. Of `SkipRule.IMPORTANCE`
-        `gradloom_golden.importance.field`, of whose `extra` the rate is to make up for.
+        Of `SkipRule.PROBABILITY` and `MARGIN`; `NEVER` keeps every sample. `SkipRule.IMPORTANCE`
+        has what `gradloom_golden.importance.field` returns; the rate is to make up for its extra.
     budget : int
         Of `SkipRule.BUDGET`: share of the squared error that the next epoch may skip, in 2**-16.
     lanes : tuple of int
@@ -50,6 +51,13 @@ class Policy:
     schedule: Schedule = Schedule.INTERLEAVED
     fused: bool = True
     stochastic: bool = True
+
+    def __post_init__(self):
+        if self.skip_rule == SkipRule.IMPORTANCE and self.threshold != field(
+                *parts(self.threshold)):
+            raise ValueError(
+                "of SkipRule.IMPORTANCE threshold is importance.field(cap, extra), not "
+                f"{self.threshold!r}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

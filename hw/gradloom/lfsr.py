@@ -1,4 +1,4 @@
-"""Random bits for stochastic rounding: a bank of 31-bit LFSRs, one a lane."""
+"""Random bits for stochastic rounding and sampling: a bank of 31-bit LFSRs, one a lane."""
 
 from functools import partial
 

@@ -8,7 +8,7 @@ from gradloom_golden.budget import ONE
 from gradloom_golden.confidence import NEVER
 from gradloom_golden.config import Config, ceil_log2
 from gradloom_golden.fixed import integer_range
-from gradloom_golden.importance import DRAW_BITS, MOST, parts
+from gradloom_golden.importance import DRAW_BITS, MOST, PLACES, parts
 from gradloom_golden.lfsr import Bank
 from gradloom_golden.loss import FRACTION_BITS, POWER_FRACTION_BITS, RECIPROCAL_BITS
 from gradloom_golden.program import Opcode, SkipRule
@@ -239,6 +239,9 @@ class Loss(wiring.Component):
         self._raw = Signal(len(self._left) + len(self._right))
         self._product = Signal.like(self._raw)
         self._probability = Signal(MANTISSA_BITS)
+        # Of the label, while the sample is judged.
+        self._error_now = Signal(MANTISSA_BITS)
+        m.d.comb += self._error_now.eq(ONE - self._probability)
         self._logarithm = Signal(Divider.CYCLES)
         m.d.comb += self._raw.eq(self._left * self._right)
         m.d.sync += [
@@ -252,7 +255,8 @@ class Loss(wiring.Component):
         config, descriptor = self.config, self.descriptor
         here, done = self._marks[6], self._marks[7]
         gap = Signal(signed(FRACTION_BITS + 2))
-        shifted = Signal(signed(len(gap) + MOST))
+        # What is shifted is no larger than the label's error, so its range stays.
+        shifted = Signal.like(gap, name="shifted")
         random = Signal(16)
         m.d.comb += [
             gap.eq(self._probability - Mux(here.is_label, ONE, 0)),
@@ -280,7 +284,7 @@ class Loss(wiring.Component):
                 self.gradient_write_address + descriptor.out_stride)
 
     def _decide(self, m):
-        """Judge the sample by the label's probability or margin, and add its loss."""
+        """Judge the sample by the rule that the descriptor names, and add its loss."""
         descriptor, budget = self.descriptor, self._budget
         margin = Signal(signed(self.config.operand_bits + 1))
         limit = Signal(16)
@@ -316,7 +320,7 @@ class Loss(wiring.Component):
         with m.If(self._decides):
             m.d.sync += [
                 self._keeps.eq(stays & ~self._evaluates),
-                self._missing.eq(ONE - self._probability),
+                self._missing.eq(self._error_now),
                 self._error_shift.eq(error_shift),
             ]
         with m.If(self.clear_loss):
@@ -326,24 +330,27 @@ class Loss(wiring.Component):
 
     def _draw(self, m):
         """Draw whether importance keeps the sample; return by how much D is shifted, and that."""
-        descriptor, lfsr = self.descriptor, self._keep_lfsr
-        cap, extra = parts(descriptor.threshold)
-        error = ONE - self._probability
+        lfsr = self._keep_lfsr
+        draws = Signal()
+        cap, extra = Signal(range(MOST + 1)), Signal(range(MOST + 1))
         shift = Signal(range(MOST + 1))
-        drawn = Signal()
-        by_importance = descriptor.function == SkipRule.IMPORTANCE
-        for k in range(1, MOST + 1):
-            with m.If(by_importance & (error < ONE >> k) & (cap >= k)):
-                m.d.comb += shift.eq(k)
         halvings = Signal(range(2 * MOST + 1))
         looked_at = Signal(DRAW_BITS)
+        drawn = Signal()
+        draw = Cat(lfsr.state[0][place] for place in reversed(PLACES))
+        field_cap, field_extra = parts(self.descriptor.threshold)
+        with m.If(self.descriptor.function == SkipRule.IMPORTANCE):
+            m.d.comb += [draws.eq(1), cap.eq(field_cap), extra.eq(field_extra)]
+        for k in range(1, MOST + 1):
+            with m.If((cap >= k) & ~self._error_now[FRACTION_BITS - k:].any()):
+                m.d.comb += shift.eq(k)
         m.d.comb += [
             halvings.eq(shift + extra),
             looked_at.eq(~(Const((1 << DRAW_BITS) - 1) >> halvings)),
-            drawn.eq((lfsr.state[0] & looked_at) == 0),
+            drawn.eq((draw & looked_at) == 0),
             lfsr.load.eq(self.seed_load),
             lfsr.seed.eq(self.seed),
-            lfsr.advance.eq(self._decides & by_importance & ~self._evaluates),
+            lfsr.advance.eq(self._decides & draws & ~self._evaluates),
         ]
         return shift, drawn
 
@@ -405,8 +412,7 @@ class Loss(wiring.Component):
             m.next = "decide"
         with m.State("decide"):
             m.d.comb += self._decides.eq(1)
-            missing = (ONE - self._probability)[:MANTISSA_BITS]
-            m.d.sync += [self._left.eq(missing), self._right.eq(missing)]
+            m.d.sync += [self._left.eq(self._error_now), self._right.eq(self._error_now)]
             m.next = "square"
 
     def _error_states(self, m):

@@ -192,6 +192,11 @@ class Study:
         for policy in self.policies:
             if names.count(policy.name) > 1:
                 raise ValueError(f"two policies are called {policy.name!r}: rename one")
+            extra = policy.skip.get("extra", 0)
+            if extra > self.rate:
+                raise ValueError(
+                    f"policy {policy.name!r} has an extra of {extra}, for which no rate of "
+                    f"2^-{self.rate} can make up: raise rate to {extra}, or lower extra")
             if not policy.follows:
                 continue
             if policy.follows not in names[:names.index(policy.name)]:

@@ -1,8 +1,8 @@
 """Which samples get a gradient: one small class a policy, all with the same interface.
 
-Thresholds are judged by the machine's own rules, imported from `gradloom_golden`: `Threshold`,
-`Margin` and `ErrorBudget` are what its loss unit does, held to it by a test. The others need a host
-that chooses.
+`Threshold`, `Margin`, `ErrorBudget` and `Importance` are what the machine's loss unit does: they
+take the rules from `gradloom_golden` and are held to it by a test. The others need a host that
+chooses.
 """
 
 from collections.abc import Callable, Mapping
@@ -191,7 +191,7 @@ class Importance(Skip):
 
     `SkipRule.IMPORTANCE` of the machine, see `gradloom_golden.importance`: a sample is kept with
     probability 2**-n, n = min(k, cap) + extra. Its error is shifted by the first, and the rate is
-    raised by the second. Without a cap this is random skipping that weights.
+    raised by the second. With a cap of 0 this is random skipping that weights.
 
     Parameters
     ----------

@@ -101,7 +101,19 @@ def test_a_difference_is_paired_by_seed_and_has_its_standard_error(results):
             run["records"] = [record | {"test_accuracy": 0.5} for record in next(
                 other["records"] for other in content["runs"]
                 if (other["policy"], other["seed"]) == ("budget", 1))]
-    assert "At its backward budget, budget: +6.25 to random points." in page([(content, "")])
+    told = "At its backward budget or little more, budget: +6.25 to random points."
+    assert told in page([(content, "")])
+    # Random skipping may also be importance without a cap, and do a little more work, hardly less.
+    skip = content["settings"]["policies"][3]["skip"]
+    skip |= {"kind": "importance", "cap": 0}
+    for cap, more, is_rival in (
+        (0, 0, True), (0, 13, True), (0, 20, False), (0, -4, True), (0, -10, False), (1, 0, False),
+    ):
+        skip["cap"] = cap
+        for run in content["runs"]:
+            for record in run["records"] if run["policy"] in ("budget", "random") else ():
+                record["kept"] = 160 + more * (run["policy"] == "random")
+        assert (told in page([(content, "")])) == is_rival
 
 
 def test_the_page_has_every_row_and_says_what_it_is_not(results, tmp_path):
@@ -112,7 +124,7 @@ def test_the_page_has_every_row_and_says_what_it_is_not(results, tmp_path):
         assert f"| {row.policy} | 2 | 3 | {100 * row.accuracy:.2f} ± " in text
     for words in ("Data digits, 320 training images", "Seeds 1, 2", "PyTorch", ", GradLoom ",
                   "with fewer than",
-                  "At its backward budget, budget:", "points.", "The predictor"):
+                  "At its backward budget or little more, budget:", "points.", "The predictor"):
         assert words.lower() in text.lower(), words
     assert str(tmp_path) not in text
 

@@ -328,13 +328,13 @@ def _windows(rng, config: Config, opcode: Opcode, steps: int) -> Descriptor | No
     gradients = _flag(rng)
     out_stride = walked if hands_back or function == Function.FILL else in_order
     on_gradients = hands_back or (function == Function.FILL and gradients)
-    spare = (gradient if on_gradients else activation) - blocks * (walked + in_order)
+    read = in_order if hands_back else walked
+    spare = (gradient if on_gradients else activation) - blocks * (read + out_stride)
     mask_spare = activation - blocks * max(walked, in_order)
     if min(spare, mask_spare) < 0:
         return None
     # What is read lies before what is written to the same buffer.
     first = _within(rng, spare)
-    read = in_order if hands_back else walked
     out_base = first + blocks * read + _within(rng, spare - first)
     return Descriptor(
         opcode=opcode, function=function, steps=steps, k_tiles=blocks, gradients=gradients,

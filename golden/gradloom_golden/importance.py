@@ -19,6 +19,7 @@ is larger than e once k is above 0.
 
 import numpy as np
 
+from .budget import ONE
 from .lfsr import low_half
 
 __all__ = [
@@ -65,10 +66,10 @@ def parts(threshold: int) -> tuple[int, int]:
 
 def error_shift(probabilities, cap: int) -> np.ndarray:
     """Return min(k, cap) of samples by their p_y, int array of 0 to 65536 in units of 2**-16."""
-    errors = (1 << 16) - np.asarray(probabilities, np.int64)
+    errors = ONE - np.asarray(probabilities, np.int64)
     shift = np.zeros_like(errors)
     for k in range(1, cap + 1):
-        shift += errors < 1 << 16 - k
+        shift += errors < ONE >> k
     return shift
 
 

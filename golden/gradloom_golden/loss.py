@@ -211,15 +211,8 @@ class LossUnit:
         labelled = is_label(labels, d.classes)
         own = np.where(labelled, probabilities(logits, exponent), 0).sum(axis=1)
         self.budget.add(own)
-        shift = np.zeros_like(own)
-        if d.function == SkipRule.IMPORTANCE:
-            cap, extra = importance.parts(d.threshold)
-            shift = importance.error_shift(own, cap)
-            draws = importance.draws_of(self._keep_lfsr.draw(len(own)))[:, 0]
-            kept = importance.is_drawn(shift + extra, draws)
-        else:
-            kept = self._is_unsure(d, own, margin)
-        keep = np.flatnonzero(kept)
+        is_kept, shift = self._judge(d, own, margin)
+        keep = np.flatnonzero(is_kept)
         random: ArrayLike = HALF
         if d.stochastic:
             random = low_half(self._lfsr.draw(len(keep) * d.classes)).reshape(-1, d.classes)
@@ -235,11 +228,18 @@ class LossUnit:
         """Execute a THRESHOLD descriptor."""
         self.budget.choose(d.bound)
 
-    def _is_unsure(self, d, own, margin):
+    def _judge(self, d, own, margin):
+        """Return which samples are kept, and by how many bits the error of each is shifted."""
+        if d.function == SkipRule.IMPORTANCE:
+            cap, extra = importance.parts(d.threshold)
+            shift = importance.error_shift(own, cap)
+            draws = importance.draws_of(self._keep_lfsr.draw(len(own)))[:, 0]
+            return importance.is_drawn(shift + extra, draws), shift
+        unshifted = np.zeros_like(own)
         if d.function == SkipRule.MARGIN:
-            return margin < d.threshold
+            return margin < d.threshold, unshifted
         threshold = d.threshold if d.function == SkipRule.PROBABILITY else self.budget.threshold
-        return (own < threshold) | (threshold == NEVER)
+        return (own < threshold) | (threshold == NEVER), unshifted
 
 
 def loss_cycles(d: Descriptor, kept: int) -> int:

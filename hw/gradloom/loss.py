@@ -301,8 +301,10 @@ class Loss(wiring.Component):
         ]
         with m.If(descriptor.function == SkipRule.MARGIN):
             m.d.comb += stays.eq(margin < descriptor.threshold)
-        error_shift, is_drawn = self._draw(m)
-        with m.If(descriptor.function == SkipRule.IMPORTANCE):
+        by_importance = Signal()
+        m.d.comb += by_importance.eq(descriptor.function == SkipRule.IMPORTANCE)
+        error_shift, is_drawn = self._draw(m, by_importance)
+        with m.If(by_importance):
             m.d.comb += stays.eq(is_drawn)
 
         self._keeps = Signal()
@@ -328,10 +330,9 @@ class Loss(wiring.Component):
         with m.Elif(self._decides):
             m.d.sync += self.loss_sum.eq(self.loss_sum + sample_loss)
 
-    def _draw(self, m):
+    def _draw(self, m, by_importance):
         """Draw whether importance keeps the sample; return by how much D is shifted, and that."""
         lfsr = self._keep_lfsr
-        draws = Signal()
         cap, extra = Signal(range(MOST + 1)), Signal(range(MOST + 1))
         shift = Signal(range(MOST + 1))
         halvings = Signal(range(2 * MOST + 1))
@@ -339,8 +340,8 @@ class Loss(wiring.Component):
         drawn = Signal()
         draw = Cat(lfsr.state[0][place] for place in reversed(PLACES))
         field_cap, field_extra = parts(self.descriptor.threshold)
-        with m.If(self.descriptor.function == SkipRule.IMPORTANCE):
-            m.d.comb += [draws.eq(1), cap.eq(field_cap), extra.eq(field_extra)]
+        with m.If(by_importance):
+            m.d.comb += [cap.eq(field_cap), extra.eq(field_extra)]
         for k in range(1, MOST + 1):
             with m.If((cap >= k) & ~self._error_now[FRACTION_BITS - k:].any()):
                 m.d.comb += shift.eq(k)
@@ -350,7 +351,7 @@ class Loss(wiring.Component):
             drawn.eq((draw & looked_at) == 0),
             lfsr.load.eq(self.seed_load),
             lfsr.seed.eq(self.seed),
-            lfsr.advance.eq(self._decides & draws & ~self._evaluates),
+            lfsr.advance.eq(self._decides & by_importance & ~self._evaluates),
         ]
         return shift, drawn
 

@@ -353,8 +353,7 @@ def _check_share(name: str, value: float) -> None:
 
 SKIPS: dict[str, Callable[..., Skip]] = {
     "none": Everything, "threshold": Threshold, "margin": Margin, "budget": ErrorBudget,
-    "importance": Importance,
-    "random": Random, "dbpd": Dbpd, "infobatch": InfoBatch,
+    "importance": Importance, "random": Random, "dbpd": Dbpd, "infobatch": InfoBatch,
 }
 """By the name that a study's configuration uses."""
 

@@ -1,4 +1,4 @@
-"""Shifts equal the formulas written out, and exponents adapt as shifts do."""
+"""Shifts equal the formulas written out, and exponents adapt as shifts do, down to no shift."""
 
 from dataclasses import replace
 
@@ -37,12 +37,27 @@ def expected(d, e):
     }.get(d.function, {})
 
 
+def least_out(d, e):
+    """Return the exponent of the output for which the shift is zero, if it has one."""
+    if d.opcode == Opcode.FORWARD:
+        return e["x"] + e["w"]
+    if d.opcode == Opcode.BACKWARD:
+        return e["d"] + e["w"]
+    if d.opcode != Opcode.VECTOR:
+        return None
+    return {
+        Function.ADD: min(e["x"], e["d"]), Function.AVERAGE: e["x"] - d.out_shift,
+        Function.AVERAGE_GRADIENT: e["d"] - d.out_shift, Function.MAXIMUM_GRADIENT: e["d"],
+    }.get(d.function)
+
+
 def descriptors(rng, count):
     for _ in range(count):
         for opcode in Opcode:
             for function in Function if opcode == Opcode.VECTOR else (0,):
                 yield Descriptor(
-                    opcode=opcode, function=function, scaled=1, rate=int(rng.integers(-20, 40)),
+                    opcode=opcode, function=function, scaled=1, measure=int(rng.integers(2)),
+                    rate=int(rng.integers(-20, 40)),
                     out_shift=int(rng.integers(0, 8)), gradient_shift=7, rate_shift=9,
                     **dict(zip(("x_scale", "d_scale", "w_scale", "out_scale", "bias_scale"),
                                rng.choice(SCALES, 5, replace=False).tolist(), strict=True)))
@@ -51,9 +66,10 @@ def descriptors(rng, count):
 @pytest.mark.parametrize("spread", [3, 12, 128])
 def test_resolves_every_shift(spread, rng):
     scales = Scales()
-    scales.exponents[:] = rng.integers(-spread, spread, SCALES)
-    changed = set()
-    for d in descriptors(rng, 30):
+    changed, raised = set(), set()
+    for d in descriptors(rng, 100):
+        scales.exponents[:] = rng.integers(-spread, spread, SCALES)
+        table = scales.exponents.copy()
         e = {name: int(scales.exponents[getattr(d, f"{name}_scale")])
              for name in ("x", "d", "w", "out", "bias")}
         found = scales.resolve(d)
@@ -63,9 +79,34 @@ def test_resolves_every_shift(spread, rng):
         assert found.bias_shift == (bias_shift if d.opcode == Opcode.FORWARD else 0)
         if found.descriptor != d:
             changed.add((d.opcode, d.function))
+        least = least_out(d, e)
+        if d.measure and least is not None and least > e["out"]:
+            table[d.out_scale] = min(least, 127)
+            raised.add((d.opcode, d.function))
+        np.testing.assert_array_equal(scales.exponents, table)
+        assert found.out_exponent == table[d.out_scale]
+        table = scales.exponents.copy()
         plain = scales.resolve(replace(d, scaled=0))
         assert (plain.descriptor, plain.bias_shift, plain.exponent) == (replace(d, scaled=0), 0, 0)
+        np.testing.assert_array_equal(scales.exponents, table)
     assert changed == {(opcode, function or 0) for opcode, function in FORMULAS}
+    assert raised == {
+        (opcode, function or 0) for (opcode, function), shifts in FORMULAS.items()
+        if "out_shift" in shifts}
+
+
+def test_small_sums_do_not_let_an_exponent_drift():
+    """What is added is exact: its exponent must say what it means, however small it stays."""
+    scales = Scales()
+    scales.exponents[:3] = -4, -3, -4
+    add = Descriptor(opcode=Opcode.VECTOR, function=Function.ADD, scaled=1, measure=1, x_scale=0,
+                     d_scale=1, out_scale=2)
+    for _ in range(10):
+        shifts = scales.resolve(add).descriptor
+        assert (shifts.gradient_shift, shifts.rate_shift, shifts.out_shift) == (0, 1, 0)
+        assert scales.exponents[2] == -4
+        scales.measure(2, [60], 8)
+        scales.rescale()
 
 
 def elements(rng, bits, signed):

@@ -161,10 +161,12 @@ def test_resolves_as_the_golden_model(spread, rng):
         await bench.check(ctx)
         await bench.check(ctx, by_host=True)
         for d in descriptors(rng, 8):
+            await bench.write(ctx, d.out_scale, int(rng.integers(-spread, spread)))
             await bench.resolve(ctx, d)
             if rng.integers(4) == 0:
                 await bench.resolve(ctx, type(d).decode([d.encode()[0] & ~(1 << 22),
                                                          *d.encode()[1:]]))
+        await bench.check(ctx)
 
     bench.run(job)
 

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 torch = pytest.importorskip(
     "torch", reason="PyTorch is not installed: run pip install 'gradloom[study]'")
 
-from gradloom_golden.program import Descriptor, Opcode  # noqa: E402
+from gradloom_golden.program import Descriptor, Function, Opcode  # noqa: E402
 from gradloom_golden.scale import Scales  # noqa: E402
 from gradloom_study.fixed import BLOCK  # noqa: E402
-from gradloom_study.scale import Scale, resolve  # noqa: E402
+from gradloom_study.scale import Scale, resolve, resolve_into  # noqa: E402
 
 
 @given(seed=st.integers(0, 1 << 16), signed=st.booleans(), ends=st.integers(0, 30),
@@ -59,3 +59,11 @@ def test_shifts_are_those_of_a_descriptor():
     expected = table.resolve(d).descriptor.gradient_shift
     found = resolve(Opcode.BACKWARD, x=-7, d=-5, w=2, rate=4).descriptor.gradient_shift
     assert found == expected == 18
+
+
+@pytest.mark.parametrize(("before", "after"), [(-9, -4), (-4, -4), (-2, -2)])
+def test_an_exponent_without_a_shift_left_is_raised(before, after):
+    scale = Scale(before)
+    d = resolve_into(scale, Opcode.VECTOR, Function.ADD, x=-3, d=-4).descriptor
+    assert scale.exponent == after
+    assert d.out_shift == after + 4

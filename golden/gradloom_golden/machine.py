@@ -79,7 +79,7 @@ class GoldenMachine:
         self._dots = (0, 0, 0)
         self._picked_bits = 8
         self._kept = 0
-        self._resolved = Resolved(Descriptor(opcode=0), 0, 0)
+        self._resolved = Resolved(Descriptor(opcode=0), 0, 0, 0)
         self._kept_now = 0
         self._error, self._failed = Error.NONE, 0
         self.failed_address = 0
@@ -171,6 +171,7 @@ class GoldenMachine:
         if not self._error:
             d = Descriptor.decode(words)
             self._resolved = self.scales.resolve(d)
+            self._store_exponents()
             d = self._resolved.descriptor
             scaled = d.scaled and d.opcode not in (Opcode.LOAD, Opcode.SAVE)
             prepared = RESOLVE_CYCLES if scaled else 0
@@ -278,6 +279,9 @@ class GoldenMachine:
 
     def _rescale(self, d: Descriptor) -> None:
         self.scales.rescale()
+        self._store_exponents()
+
+    def _store_exponents(self) -> None:
         self.memory[Region.SCALE][:, 0] = self.scales.exponents & 0xFF
 
     def _bus_rows(self, d: Descriptor) -> list[int]:

@@ -2,6 +2,10 @@
 
 A tensor is integers times ``2**exponent``. A descriptor names the exponents of what it reads and
 writes by their places in a table; its shifts are sums and differences of them.
+
+Shifts narrow sums and never widen them. An exponent that is measured therefore stays at or above
+that of the sums: below it no shift would do, the elements would be what they were, and the
+exponent, since they still seem small, would fall at every step and no longer say what they mean.
 """
 
 from dataclasses import dataclass, replace
@@ -11,11 +15,14 @@ import numpy as np
 from .fixed import integer_range, saturate
 from .program import SCALES, Descriptor, Function, Opcode
 
-__all__ = ["EXPONENT_BITS", "FORMULAS", "LEAST_BIAS_SHIFT", "SHIFTS", "TERMS", "Formula",
-           "Resolved", "Scales", "better_exponent", "formulas_of"]
+__all__ = ["EXPONENT_BITS", "FORMULAS", "LEAST_BIAS_SHIFT", "SHIFTS", "TABLE_BITS", "TERMS",
+           "Formula", "Resolved", "Scales", "better_exponent", "formulas_of"]
 
 EXPONENT_BITS = 7
-"""Signed bits to which `better_exponent` keeps an exponent; the table holds one more."""
+"""Signed bits to which `better_exponent` keeps an exponent."""
+
+TABLE_BITS = EXPONENT_BITS + 1
+"""Signed bits that the table holds."""
 
 SHIFTS = ("out_shift", "gradient_shift", "rate_shift", "bias_shift")
 """What follows from the table. None is negative but `bias_shift`."""
@@ -107,11 +114,14 @@ class Resolved:
         -15 to 15: by how much to shift a bias, to the left, so that it can start a sum.
     exponent : int
         Of X, for the loss. Like `bias_shift` it is 0 without `scaled`.
+    out_exponent : int
+        Of what is written, as the table has it from here on.
     """
 
     descriptor: Descriptor
     bias_shift: int
     exponent: int
+    out_exponent: int
 
 
 class Scales:
@@ -134,7 +144,10 @@ class Scales:
         self.seen = np.zeros(SCALES, bool)
 
     def resolve(self, d: Descriptor) -> Resolved:
-        """Return `d` with the shifts that follow from the table in place of its own."""
+        """Return `d` with the shifts that follow from the table in place of its own.
+
+        With `d.measure` an exponent of the output for which no shift would be left is raised.
+        """
         values = {
             name: int(self.exponents[getattr(d, f"{name}_scale")])
             for name in TERMS if name != "low"
@@ -145,12 +158,15 @@ class Scales:
             total = getattr(d, formula.field) if formula.field else 0
             total += sum(values[term] for term in formula.plus)
             total -= sum(values[term] for term in formula.minus)
+            if name == "out_shift" and total < 0 and d.measure:
+                self.exponents[d.out_scale] = saturate(values["out"] - total, TABLE_BITS)
             if name == "bias_shift":
                 shifts[name] = max(int(saturate(total, formula.bits)), LEAST_BIAS_SHIFT)
             else:
                 shifts[name] = int(saturate(total, formula.bits, signed=False))
         bias_shift = shifts.pop("bias_shift", 0)
-        return Resolved(replace(d, **shifts), bias_shift, values["x"] if d.scaled else 0)
+        return Resolved(replace(d, **shifts), bias_shift, values["x"] if d.scaled else 0,
+                        int(self.exponents[d.out_scale]))
 
     def measure(self, scale: int, values, bits: int, *, signed: bool = True) -> None:
         """Count `values`, written in `bits` bits with exponent `scale` of the table."""

@@ -8,7 +8,14 @@ from amaranth.lib.wiring import In, Out
 
 from gradloom_golden.config import Config, ceil_log2
 from gradloom_golden.program import SCALES, Function, Opcode
-from gradloom_golden.scale import EXPONENT_BITS, FORMULAS, LEAST_BIAS_SHIFT, SHIFTS, TERMS
+from gradloom_golden.scale import (
+    EXPONENT_BITS,
+    FORMULAS,
+    LEAST_BIAS_SHIFT,
+    SHIFTS,
+    TABLE_BITS,
+    TERMS,
+)
 
 from .buffer import HOST_BITS, Buffer
 from .emit import place
@@ -21,7 +28,6 @@ __all__ = ["RangeGroup", "Scales"]
 
 SCALE_BITS = ceil_log2(SCALES)
 COUNT_BITS = 32
-TABLE_BITS = EXPONENT_BITS + 1
 SHIFT_BITS = 5
 GROUP = 16
 """Lanes that are counted within a cycle."""
@@ -89,11 +95,12 @@ class RangeGroup(wiring.Component):
 class Scales(wiring.Component):
     """The exponents of tensors, as `gradloom_golden.scale` defines their use.
 
-    Three things happen independently. `resolved` comes `RESOLVE_CYCLES` after `resolve`.
-    Measured words add to the counts of their scale; words of different scales are at least three
-    cycles apart. RESCALE takes `RESCALE_CYCLES`; a word measured before may still come in the
-    cycle after `start`. The table has one read and one write port: neither resolve nor rescale
-    while the host or a transfer uses it.
+    Three things happen independently. `resolved` comes `RESOLVE_CYCLES` after `resolve`; in that
+    cycle the exponent of an output that is measured and has no shift left is raised. Measured
+    words add to the counts of their scale; words of different scales are at least three cycles
+    apart. RESCALE takes `RESCALE_CYCLES`; a word measured before may still come in the cycle
+    after `start`. The table has one read and one write port: neither resolve nor rescale while the
+    host or a transfer uses it.
 
     Members
     -------
@@ -213,12 +220,28 @@ class Scales(wiring.Component):
             m.d.sync += [low.eq(value), self.exponent.eq(Mux(descriptor.scaled, value, 0))]
         with m.If((turn == TERMS.index("d") + 1) & (value < low)):
             m.d.sync += low.eq(value)
-        self._shifts(m, turn, term)
+        out = Signal(signed(TABLE_BITS))
+        with m.If(turn == TERMS.index("out") + 1):
+            m.d.sync += out.eq(value)
+        self._raise(m, table, out, self._shifts(m, turn, term))
+
+    def _raise(self, m, table, out, out_total):
+        """Raise the exponent of the output to what a shift of zero makes of the sums."""
+        raised = saturate(m, out - out_total, TABLE_BITS, name="raised")
+        with m.If(self.resolved & self.descriptor.measure & (out_total < 0)):
+            m.d.comb += [
+                table.write_parts.eq(1), table.write_address.eq(self.descriptor.out_scale),
+                table.write_data[0].eq(raised),
+            ]
 
     def _shifts(self, m, turn, term):
-        """Add up every shift, and put it in the descriptor where the descriptor needs it."""
+        """Add up every shift, and put it in the descriptor where the descriptor needs it.
+
+        Return the sum that `out_shift` is clipped from, not negative where there is none.
+        """
         m.d.comb += self.effective.as_value().eq(self.descriptor.as_value())
         users = {user: self._is_user(m, *user) for user in FORMULAS}
+        out_total = Const(0)
         for shift in SHIFTS:
             formulas = [(users[user], formulas[shift]) for user, formulas in FORMULAS.items()
                         if shift in formulas]
@@ -226,12 +249,16 @@ class Scales(wiring.Component):
             if shift == "bias_shift":
                 self._bias_shift(m, total, users[Opcode.FORWARD, None])
                 continue
+            if shift == "out_shift":
+                takes_out = Cat(*(user for user, _ in formulas)).any()
+                out_total = Mux(takes_out, total, 0)
             for bits in {formula.bits for _, formula in formulas}:
                 clipped = saturate(
                     m, total, bits, name=f"{shift}_{bits}", unsigned_range=Const(1))
                 takes = Cat(*(user for user, formula in formulas if formula.bits == bits))
                 with m.If(takes.any()):
                     m.d.comb += self.effective[shift].eq(clipped)
+        return out_total
 
     def _is_user(self, m, opcode, function):
         """Return if the descriptor takes shifts from the table as `opcode` and `function` do."""

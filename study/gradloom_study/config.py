@@ -18,7 +18,7 @@ __all__ = ["ARITHMETICS", "Cell", "PolicySpec", "Study", "read_study"]
 
 ARITHMETICS = ("integer", "float")
 
-VERSION = 1
+VERSION = 2
 """Of what runs learn and record: to be raised where either changes, so that none goes on mixed."""
 
 LEAST = {"epochs": 1, "batch": 2, "rate": 0, "momentum": 0, "shift": 0, "test_every": 1,

@@ -21,7 +21,7 @@ from gradloom_host.compiler import reciprocal
 from . import optimizer, products
 from .fixed import EXACT, narrow_, round_shift_, saturate_
 from .products import Geometry
-from .scale import Scale, resolve
+from .scale import Scale, resolve, resolve_into
 from .step import GRADIENT_BITS, OPERAND_BITS, Integers, Step
 
 __all__ = ["Add", "AveragePool", "Conv", "Layer", "Linear", "MaxPool", "Shortcut", "Weighted",
@@ -161,9 +161,9 @@ class Weighted(Layer):
         """Return the activations that leave; with `train` remember what came."""
         [given] = x
         self._x = given if train else None
-        exponent = self.scales["y"].exponent
-        shifts = resolve(Opcode.FORWARD, x=given.exponent, w=self.exponent, out=exponent,
-                         bias=BIAS_EXPONENT)
+        scale = self.scales["y"]
+        shifts = resolve_into(scale, Opcode.FORWARD, x=given.exponent, w=self.exponent,
+                              bias=BIAS_EXPONENT)
         start = None
         if self.has_bias:
             # Bits that a shift to the right drops are cut, not rounded.
@@ -172,8 +172,8 @@ class Weighted(Layer):
         narrow_(y, shifts.descriptor.out_shift, OPERAND_BITS, signed=not self.relu)
         y = y.float()
         if train:
-            self.scales["y"].measure(y, OPERAND_BITS, signed=not self.relu)
-        return Integers(y, exponent, unsigned=self.relu, relu=self.relu)
+            scale.measure(y, OPERAND_BITS, signed=not self.relu)
+        return Integers(y, scale.exponent, unsigned=self.relu, relu=self.relu)
 
     def backward(self, d: Integers, step: Step) -> Integers | None:
         """Return dX, or None in a first layer; with `step.update` learn."""
@@ -186,16 +186,16 @@ class Weighted(Layer):
         return dx
 
     def _narrowed_input_gradient(self, x: Integers, kept, d: Integers, step: Step) -> Integers:
-        exponent = self.scales["dx"].exponent
-        shift = resolve(Opcode.BACKWARD, d=d.exponent, w=self.exponent,
-                        out=exponent).descriptor.out_shift
+        scale = self.scales["dx"]
+        shift = resolve_into(scale, Opcode.BACKWARD, d=d.exponent,
+                             w=self.exponent).descriptor.out_shift
         dx = self._input_gradient(d.values, kept)
         if x.relu:
             dx = torch.ops.aten.threshold_backward(dx, kept, 0)
         narrow_(dx, shift, GRADIENT_BITS, draws=_bank_draws(step, Bank.REQUANTIZE, dx.shape))
         dx = dx.float()
-        self.scales["dx"].measure(dx, GRADIENT_BITS)
-        return Integers(dx, exponent)
+        scale.measure(dx, GRADIENT_BITS)
+        return Integers(dx, scale.exponent)
 
     def _learn(self, x: Integers, kept, d: Integers, step: Step) -> None:
         if self.watcher is not None:
@@ -340,21 +340,21 @@ class Add(Layer):
     def forward(self, *x: Integers, train: bool = False) -> Integers:
         """Return the sum."""
         first, second = x
-        exponent = self.scales["y"].exponent
-        total, shift = _sum(first, second, exponent)
+        scale = self.scales["y"]
+        total, shift = _sum(first, second, scale)
         narrow_(total, shift, OPERAND_BITS, signed=not self.relu)
         if train:
-            self.scales["y"].measure(total, OPERAND_BITS, signed=not self.relu)
-        return Integers(total, exponent, unsigned=self.relu, relu=self.relu)
+            scale.measure(total, OPERAND_BITS, signed=not self.relu)
+        return Integers(total, scale.exponent, unsigned=self.relu, relu=self.relu)
 
 
-def _sum(first: Integers, second: Integers, exponent: int) -> tuple[torch.Tensor, int]:
+def _sum(first: Integers, second: Integers, scale: Scale) -> tuple[torch.Tensor, int]:
     """Return the aligned sum, float32, and the shift by which it is to be narrowed.
 
     Operands of eight bits move by at most 15 places, so the sum has fewer than 24 bits.
     """
-    d = resolve(Opcode.VECTOR, Function.ADD, x=first.exponent, d=second.exponent,
-                out=exponent).descriptor
+    d = resolve_into(scale, Opcode.VECTOR, Function.ADD, x=first.exponent,
+                     d=second.exponent).descriptor
     total = first.values * 2.0 ** d.gradient_shift
     return total.add_(second.values, alpha=2.0 ** d.rate_shift), d.out_shift
 
@@ -362,7 +362,7 @@ def _sum(first: Integers, second: Integers, exponent: int) -> tuple[torch.Tensor
 def accumulate(first: Integers, second: Integers, y: Integers, scale: Scale,
                step: Step) -> Integers:
     """Return the sum of two gradients of `y`, masked by its ReLU."""
-    total, shift = _sum(first, second, scale.exponent)
+    total, shift = _sum(first, second, scale)
     if y.relu:
         total = torch.ops.aten.threshold_backward(total, y.picked(step.keep), 0)
     narrow_(total, shift, GRADIENT_BITS, draws=_bank_draws(step, Bank.VECTOR, total.shape))
@@ -431,23 +431,23 @@ class AveragePool(_Pool):
         """Return the means."""
         [given] = x
         self._x = given if train else None
-        exponent = self.scales["y"].exponent
-        shift = resolve(Opcode.VECTOR, Function.AVERAGE, x=given.exponent, out=exponent,
-                        out_shift=self._shift).descriptor.out_shift
+        scale = self.scales["y"]
+        shift = resolve_into(scale, Opcode.VECTOR, Function.AVERAGE, x=given.exponent,
+                             out_shift=self._shift).descriptor.out_shift
         # Wider than float32 can take: a window of 16 x 16 has 24 bits.
         total = self._windows(given.values).sum((2, 4), dtype=torch.float64).mul_(self._factor)
         y = narrow_(total, shift, OPERAND_BITS, signed=not given.unsigned).float()
         if train:
-            self.scales["y"].measure(y, OPERAND_BITS, signed=not given.unsigned)
-        return Integers(y, exponent, unsigned=given.unsigned)
+            scale.measure(y, OPERAND_BITS, signed=not given.unsigned)
+        return Integers(y, scale.exponent, unsigned=given.unsigned)
 
     def backward(self, d: Integers, step: Step) -> Integers:
         """Return dX, rounded to nearest."""
         x = self._remembered()
         kept = x.picked(step.keep)
         scale = self.scales["dx"]
-        shift = resolve(Opcode.VECTOR, Function.AVERAGE_GRADIENT, d=d.exponent,
-                        out=scale.exponent, out_shift=self._shift).descriptor.out_shift
+        shift = resolve_into(scale, Opcode.VECTOR, Function.AVERAGE_GRADIENT, d=d.exponent,
+                             out_shift=self._shift).descriptor.out_shift
         windows = self._windows(kept)
         narrowed = narrow_((d.values * self._factor).contiguous(), shift, GRADIENT_BITS)
         taps = narrowed[:, :, None, :, None].expand_as(windows)

@@ -1,7 +1,8 @@
 """Dynamic fixed point: one power of two a tensor, adapted by golden's rule.
 
 `resolve` asks golden's own scale table for the shifts of an operation; `Scale` measures a tensor as
-that table does, and adapts by the same function.
+that table does, and adapts by the same function; `resolve_into` raises its exponent as that table
+does.
 """
 
 from functools import lru_cache
@@ -14,7 +15,7 @@ from gradloom_golden.scale import Resolved, Scales, better_exponent
 
 from .fixed import BLOCK
 
-__all__ = ["FIRST_EXPONENT", "WIDTH", "Scale", "resolve"]
+__all__ = ["FIRST_EXPONENT", "WIDTH", "Scale", "resolve", "resolve_into"]
 
 FIRST_EXPONENT = -5
 """Of everything that is measured, before it is."""
@@ -41,8 +42,8 @@ def resolve(opcode: int, function: int = 0, *, x: int = 0, d: int = 0, w: int = 
     table = Scales()
     table.exponents[:len(PLACES)] = x, d, w, out, bias
     places = {f"{name}_scale": place for place, name in enumerate(PLACES)}
-    return table.resolve(Descriptor(opcode=opcode, function=function, scaled=1, rate=rate,
-                                    out_shift=out_shift, **places))
+    return table.resolve(Descriptor(opcode=opcode, function=function, scaled=1, measure=1,
+                                    rate=rate, out_shift=out_shift, **places))
 
 
 class Scale:
@@ -85,6 +86,21 @@ class Scale:
                 self.exponent, self._count, self._clipped, self._large)
         self._count = self._clipped = 0
         self._large = False
+
+
+def resolve_into(scale: Scale, opcode: int, function: int = 0, **given: int) -> Resolved:
+    """Return a descriptor of an operation that writes a tensor, as `resolve`.
+
+    Parameters
+    ----------
+    scale : Scale
+        Of the tensor; its exponent is raised where no shift would be left.
+    opcode, function, **given
+        As of `resolve`, without `out`.
+    """
+    found = resolve(opcode, function, out=scale.exponent, **given)
+    scale.exponent = found.out_exponent
+    return found
 
 
 def _sum(values: torch.Tensor, sign: float, offset: float) -> int:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gradloom_golden.fixed import HALF
 from gradloom_golden.optimizer import Rule, join, split, update
 
 EVERY_DRAW = np.arange(65536)
@@ -30,7 +31,8 @@ def reference(master, velocity, gradient, rule, bits, draws):
     push = clipped(rounded(gradient, rule.gradient_shift, draws[0]), 16)
     if not rule.momentum:
         return clipped(master - push, bits), velocity
-    velocity = clipped(velocity - floor(Fraction(velocity, 1 << rule.decay_shift)) + push, 16)
+    swapped = int.from_bytes(draws[1].to_bytes(2, "big"), "little") ^ 0x8080
+    velocity = clipped(velocity - rounded(velocity, rule.decay_shift, swapped) + push, 16)
     return clipped(master - rounded(velocity, rule.rate_shift, draws[1]), bits), velocity
 
 
@@ -64,7 +66,7 @@ def test_everything_saturates():
 def test_momentum_keeps_part_of_the_velocity():
     rule = Rule(gradient_shift=2, momentum=True, decay_shift=3, rate_shift=1)
     assert stepped(0, 400, rule) == (-50, 100)
-    assert stepped(-50, 0, rule, velocity=100) == (-94, 88)
+    assert stepped(-50, 0, rule, velocity=100, draw=HALF) == (-94, 87)
     assert stepped(0, 0, rule, velocity=0, draw=65535) == (0, 0)
 
 
@@ -84,11 +86,26 @@ def test_the_mean_step_is_exact(gradient, shift):
 
 @pytest.mark.parametrize("velocity", [1, -3, 12345])
 def test_the_mean_step_of_momentum_is_exact(velocity):
-    rule = Rule(gradient_shift=0, momentum=True, decay_shift=7, rate_shift=9)
-    kept = velocity - (velocity >> 7)
-    got, _ = update(np.zeros(65536), velocity, 0, rule, master_bits=16, random_gradient=0,
-                    random_step=EVERY_DRAW)
-    assert Fraction(int(got.sum()), 65536) == -Fraction(kept, 512)
+    rule = Rule(gradient_shift=0, momentum=True, decay_shift=7, rate_shift=8)
+    kept = velocity * Fraction(127, 128)
+    got, velocities = update(np.zeros(65536), velocity, 0, rule, master_bits=16,
+                             random_gradient=0, random_step=EVERY_DRAW)
+    assert Fraction(int(velocities.sum()), 65536) == kept
+    assert Fraction(int(got.sum()), 65536) == -kept / 256
+
+
+def test_weights_without_a_gradient_stay_where_they_are():
+    """Whatever way a velocity dies down, half of them must die down the other way."""
+    rng = np.random.default_rng(1)
+    rule = Rule(gradient_shift=0, momentum=True, decay_shift=3, rate_shift=4)
+    master, velocity = np.zeros(4096, np.int64), rng.integers(-7, 8, 4096)
+    velocity -= velocity[::-1]
+    for _ in range(200):
+        master, velocity = update(
+            master, velocity, 0, rule, master_bits=16, random_gradient=0,
+            random_step=rng.integers(0, 65536, 4096))
+    assert not velocity.any()
+    assert abs(master.mean()) < 5 * master.std() / 64
 
 
 @pytest.mark.parametrize(("master_bits", "operand_bits"), [(12, 8), (16, 8), (12, 4), (16, 4)])

@@ -3,6 +3,11 @@
 A master weight of `master_bits` is kept as its top `operand_bits`, which the array multiplies
 with, and an unsigned residue. The weight it stands for is the master less half a residue range,
 so the top part is that weight rounded to nearest.
+
+Everything that is cut is rounded stochastically, what a velocity loses too. Were that cut
+downwards, velocities from 1 to ``2**decay_shift - 1`` would lose nothing and negative ones at least
+1: their mean would be half of that above what gradients make it, and all weights would sink,
+whatever they learn.
 """
 
 from dataclasses import dataclass
@@ -11,7 +16,7 @@ import numpy as np
 
 from .fixed import round_shift, saturate
 
-__all__ = ["VELOCITY_BITS", "Rule", "join", "split", "update"]
+__all__ = ["VELOCITY_BITS", "Rule", "decay_draws", "join", "split", "update"]
 
 VELOCITY_BITS = 16
 
@@ -48,6 +53,16 @@ def split(master, residue_bits: int) -> tuple[np.ndarray, np.ndarray]:
     return master >> residue_bits, master & (1 << residue_bits) - 1
 
 
+def decay_draws(random_step) -> np.ndarray:
+    """Return the draws that round what velocities lose: those of the step with bytes swapped.
+
+    A decay of up to 7 bits looks at one byte, a rate of up to 8 at the other. `HALF` stays what
+    it is.
+    """
+    random = np.asarray(random_step, np.int64)
+    return (random >> 8 | (random & 0xFF) << 8) ^ 0x8080
+
+
 def update(master, velocity, gradient, rule: Rule, *, master_bits: int,
            random_gradient, random_step) -> tuple[np.ndarray, np.ndarray]:
     """Return the new master weights and velocities; all arrays have one shape.
@@ -59,7 +74,7 @@ def update(master, velocity, gradient, rule: Rule, *, master_bits: int,
     velocity = np.asarray(velocity, np.int64)
     step = push
     if rule.momentum:
-        kept = velocity - (velocity >> rule.decay_shift)
+        kept = velocity - round_shift(velocity, rule.decay_shift, decay_draws(random_step))
         velocity = saturate(kept + push, VELOCITY_BITS)
         step = round_shift(velocity, rule.rate_shift, random_step)
     return saturate(np.asarray(master, np.int64) - step, master_bits), velocity

@@ -22,10 +22,10 @@ __all__ = ["Optimizer", "OptimizerLane"]
 
 
 class OptimizerLane(wiring.Component):
-    """One column's update, in three stages: round the gradient, move the velocity, move the weight.
+    """One column's update, in three stages: round, move the velocity, move the weight.
 
-    A gradient, its old weight and its state enter together; new weight and state leave two cycles
-    later.
+    The gradient and what the velocity loses are rounded. A gradient, its old weight and its state
+    enter together; new weight and state leave two cycles later.
 
     Members
     -------
@@ -59,7 +59,7 @@ class OptimizerLane(wiring.Component):
         config = self.config
         residue_bits = config.residue_bits
 
-        # Round the gradient.
+        # Round the gradient, and what the velocity loses.
         scaled = Signal(signed(config.state_bits))
         m.d.comb += scaled.eq(self.gradient << self.x_shift)
         pushed = round_shift(m, scaled, self.gradient_shift, self.random[:16], name="gradient")
@@ -68,23 +68,23 @@ class OptimizerLane(wiring.Component):
         push = Signal(signed(VELOCITY_BITS))
         gradient = Signal(config.state_bits)
         velocity = Signal(signed(VELOCITY_BITS))
+        kept = Signal(signed(VELOCITY_BITS))
         master = Signal(signed(config.master_bits))
-        draw = Signal(16)
+        step_draw, draw = self.random[15:], Signal(16)
+        decay_draw = Cat(step_draw[8:], step_draw[:8]) ^ 0x8080
+        m.d.comb += velocity.eq(self.state[residue_bits:])
+        lost = round_shift(m, velocity, self.decay_shift, decay_draw, name="lost")
         m.d.sync += [
             push.eq(saturate(m, pushed, VELOCITY_BITS, name="push")),
             gradient.eq(saturate(m, total, config.state_bits, name="total")),
-            velocity.eq(self.state[residue_bits:]),
+            kept.eq(Mux(self.momentum, velocity - lost, velocity)),
             master.eq(Cat(self.state[:residue_bits], self.weight)),
-            draw.eq(self.random[15:]),
+            draw.eq(step_draw),
         ]
 
         # Move the velocity.
-        decayed = Signal(signed(VELOCITY_BITS + 1))
-        moved = Signal(signed(VELOCITY_BITS + 2))
-        m.d.comb += [
-            decayed.eq(velocity - (velocity >> self.decay_shift)),
-            moved.eq(decayed + push),
-        ]
+        moved = Signal(signed(VELOCITY_BITS + 1))
+        m.d.comb += moved.eq(kept + push)
         with_momentum = saturate(m, moved, VELOCITY_BITS, name="velocity")
         old_push = Signal.like(push)
         old_gradient = Signal.like(gradient)
@@ -94,7 +94,7 @@ class OptimizerLane(wiring.Component):
         m.d.sync += [
             old_push.eq(push),
             old_gradient.eq(gradient),
-            new_velocity.eq(Mux(self.momentum, with_momentum, velocity)),
+            new_velocity.eq(Mux(self.momentum, with_momentum, kept)),
             old_master.eq(master),
             old_draw.eq(draw),
         ]

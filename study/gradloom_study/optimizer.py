@@ -34,10 +34,16 @@ def update(master: torch.Tensor, velocity: torch.Tensor, gradient: torch.Tensor,
                      VELOCITY_BITS)
     step = push
     if rule.momentum:
-        kept = velocity - velocity.mul(2.0 ** -rule.decay_shift).floor_()
+        lost = round_shift_(velocity.clone(), rule.decay_shift, _decay_draws(step_draws))
+        kept = velocity - lost
         velocity = saturate_(kept.add_(push), VELOCITY_BITS)
         step = round_shift_(velocity.clone(), rule.rate_shift, step_draws)
     return saturate_(master - step, MASTER_BITS), velocity
+
+
+def _decay_draws(step_draws: torch.Tensor | None) -> torch.Tensor | None:
+    """Return golden's `decay_draws`, which are centred if the bytes swapped were."""
+    return None if step_draws is None else step_draws << 8 | step_draws >> 8 & 0xFF
 
 
 def rescaled(master: torch.Tensor, steps: int) -> torch.Tensor:

@@ -237,7 +237,7 @@ class Scales(wiring.Component):
     def _shifts(self, m, turn, term):
         """Add up every shift, and put it in the descriptor where the descriptor needs it.
 
-        Return the sum that `out_shift` is clipped from, not negative where there is none.
+        Return the sum that `out_shift` is clipped from, zero where nothing is added.
         """
         m.d.comb += self.effective.as_value().eq(self.descriptor.as_value())
         users = {user: self._is_user(m, *user) for user in FORMULAS}
@@ -250,8 +250,7 @@ class Scales(wiring.Component):
                 self._bias_shift(m, total, users[Opcode.FORWARD, None])
                 continue
             if shift == "out_shift":
-                takes_out = Cat(*(user for user, _ in formulas)).any()
-                out_total = Mux(takes_out, total, 0)
+                out_total = total
             for bits in {formula.bits for _, formula in formulas}:
                 clipped = saturate(
                     m, total, bits, name=f"{shift}_{bits}", unsigned_range=Const(1))

@@ -129,6 +129,18 @@ def test_the_page_has_every_row_and_says_what_it_is_not(results, tmp_path):
     assert str(tmp_path) not in text
 
 
+def test_the_page_says_which_runs_an_earlier_version_made(results):
+    content = load_results(results)
+    assert "earlier version" not in page([(content, "")])
+    for earlier in ({"version": 1}, {}):
+        run = content["runs"][1]
+        del run["version"]
+        run |= earlier
+        assert ("an earlier version of the arithmetic, 1; the present one, 2, would give others. "
+                "In between: [decision 12](decisions/0012") in page([(content, "")])
+        run["version"] = 2
+
+
 def test_the_page_has_what_was_written_beside_the_results(results, tmp_path):
     copy = tmp_path / "some.json"
     copy.write_bytes((results / "results.json").read_bytes())

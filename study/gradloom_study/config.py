@@ -14,7 +14,7 @@ from .networks import NETWORKS, NORMS
 from .policies.precision import complete_precision, make_precision
 from .policies.skip import Schedule, complete_skip, make_skip
 
-__all__ = ["ARITHMETICS", "Cell", "PolicySpec", "Study", "read_study"]
+__all__ = ["ARITHMETICS", "VERSION", "Cell", "PolicySpec", "Study", "read_study"]
 
 ARITHMETICS = ("integer", "float")
 

@@ -10,6 +10,7 @@ from gradloom_golden.config import PRESETS
 from gradloom_host.files import write_file
 from gradloom_model.energy import load
 
+from .config import VERSION
 from .cycles import SlotModel, bound, gain, layers_of
 from .data import DATA_SHAPES
 from .machine_cost import MachineModel
@@ -31,6 +32,9 @@ LESS, MORE = 0.02, 0.05
 
 More, since a rival that loses with more work loses all the more.
 """
+
+CHANGES = {2: "[decision 12](decisions/0012-two-drifts.md)"}
+"""What a version of the runs differs by from the one before."""
 
 HEAD = f"""# Does it still learn?
 
@@ -78,6 +82,11 @@ def _section(content: dict[str, Any], comment: str) -> str:
     done = [run for run in content["runs"] if is_complete(run)]
     open_runs = sorted(run["cell"] for run in content["runs"] if not is_complete(run))
     lines = [f"\n## {content['study']}\n\n{_setting(settings, content['runs'])}\n"]
+    version = min(run.get("version", 1) for run in content["runs"])
+    if version < VERSION:
+        since = ", ".join(CHANGES[later] for later in range(version + 1, VERSION + 1))
+        lines.append(f"\nThese runs are of an earlier version of the arithmetic, {version}; the "
+                     f"present one, {VERSION}, would give others. In between: {since}.\n")
     if comment:
         lines.append(f"\n{comment.strip()}\n")
     machine = MachineModel(MACHINE, settings["batch"], load(ENERGIES))

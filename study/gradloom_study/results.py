@@ -17,7 +17,7 @@ import torch
 from gradloom_host.files import write_file
 from gradloom_host.report import tool_versions
 
-from .config import Cell, Study
+from .config import VERSION, Cell, Study
 
 __all__ = ["Folder", "describe_machine", "load_results"]
 
@@ -137,7 +137,8 @@ class Folder:
         """Write what is known of a run; parameters are as of `save`."""
         found = {
             "cell": cell.name, "network": cell.network, "policy": cell.policy.name,
-            "seed": cell.seed, "fingerprint": cell.fingerprint(), "epochs": epochs,
+            "seed": cell.seed, "fingerprint": cell.fingerprint(), "version": VERSION,
+            "epochs": epochs,
             "machine": machine, "work": work, "records": records}
         write_file(self._record(cell), json.dumps(found) + "\n")
 

@@ -138,8 +138,7 @@ class Folder:
         found = {
             "cell": cell.name, "network": cell.network, "policy": cell.policy.name,
             "seed": cell.seed, "fingerprint": cell.fingerprint(), "version": VERSION,
-            "epochs": epochs,
-            "machine": machine, "work": work, "records": records}
+            "epochs": epochs, "machine": machine, "work": work, "records": records}
         write_file(self._record(cell), json.dumps(found) + "\n")
 
     def state(self, cell: Cell) -> dict[str, Any] | None:

@@ -94,6 +94,8 @@ def test_a_fingerprint_is_also_that_of_what_is_followed_and_of_defaults(tmp_path
     ("epochs = 2", "rate = -3", "rate must be at least 0, not -3"),
     ('name = "int8"', 'name = "int8"\nskip = { kind = "importance", extra = 5 }',
      r"policy 'int8' has an extra of 5, for which no rate of 2\^-4 can make up: raise rate to 5"),
+    ('name = "int8"', 'name = "int8"\nskip = { kind = "importance", extra = [0, 6, 1] }',
+     r"policy 'int8' has an extra of 6, for which no rate of 2\^-4 can make up: raise rate to 6"),
     ("epochs = 2", "momentum = -1", "momentum must be at least 0, not -1"),
     ("epochs = 2", "train_samples = -5", "train_samples must be at least 0, not -5"),
     ("epochs = 2", "test_samples = -5", "test_samples must be at least 0, not -5"),

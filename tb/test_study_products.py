@@ -83,6 +83,12 @@ def test_weight_gradients_of_many_pixels(unfold):
         odd, large, (1, 1), Geometry(), 255, unfold=unfold).tolist()
     assert found == 127 * (255 * 900 - 1)
     assert found > 1 << 24
+    # A sum may be small and not what adds up on the way to it.
+    both = torch.cat([large, -large], 1)
+    some = torch.from_numpy(rng.integers(200, 256, both.shape)).float()
+    [[[[found]]]] = products.weight_gradient(
+        some, both, (1, 1), Geometry(), 255, unfold=unfold).tolist()
+    assert found == float((some.double() * both.double()).sum())
 
 
 def test_nothing_kept_gives_zeros():

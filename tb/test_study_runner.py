@@ -58,6 +58,24 @@ def test_what_is_done_is_not_done_again(done, monkeypatch):
     run_study(STUDY, done)
 
 
+def test_a_results_file_alone_can_be_added_to(done, tmp_path, monkeypatch):
+    shutil.copy(done / "results.json", tmp_path)
+    more = (*STUDY.policies, PolicySpec(name="new", skip={"kind": "random", "follows": "budget"}))
+    run = []
+    monkeypatch.setattr(runner, "run_cell", lambda cell, *_, **__: run.append(cell.name))
+    run_study(replace(STUDY, policies=more), tmp_path)
+    assert run == ["net-new-1"]
+    assert losses(tmp_path) == losses(done)
+
+
+def test_a_results_file_writes_nowhere_else(done, tmp_path):
+    content = json.loads((done / "results.json").read_text())
+    content["runs"][0]["cell"] = "../../out"
+    (tmp_path / "results.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"has a run called '\.\./\.\./out', no file's name"):
+        run_study(STUDY, tmp_path)
+
+
 def test_processes_give_what_one_gives(done, tmp_path):
     run_study(STUDY, tmp_path, processes=2)
     assert losses(tmp_path) == losses(done)
@@ -82,6 +100,7 @@ def test_another_configuration_is_refused(done, tmp_path):
         run_study(replace(STUDY, policies=policies, seeds=(2,)), done)
     shutil.copytree(done, tmp_path, dirs_exist_ok=True)
     (tmp_path / "cells" / "net-budget-1.json").unlink()
+    (tmp_path / "results.json").unlink()
     with pytest.raises(ValueError, match="results of another configuration of net-random-1: "):
         # It would follow other rates.
         run_study(replace(STUDY, policies=policies), tmp_path)

@@ -101,6 +101,19 @@ def test_importance_keeps_and_shifts_as_the_loss_unit(seed, exponent, cap, extra
         np.testing.assert_array_equal(found.values[:, 0, 0].numpy(), outcome.error)
 
 
+def test_extra_of_a_list_changes_in_equal_parts_of_the_run():
+    policy = made("importance", epochs=7, cap=0, extra=[2, 0, 1])
+    values = np.zeros((4096, CLASSES), np.int64)
+    unsure, samples = judged(values, np.zeros(4096, np.int64)), np.arange(4096)
+    found = []
+    for epoch in range(7):
+        policy.start(epoch)
+        found.append(policy.boost(1, 4096))
+        share = np.mean(policy.keep(unsure, samples))
+        assert share == pytest.approx(2.0 ** -found[-1], abs=0.04)
+    assert found == [2, 2, 2, 0, 0, 1, 1]
+
+
 def test_at_the_threshold_a_sample_is_skipped():
     # Two equal logits of two classes have probability one half; exponent 0, margin ceil(ln 3) = 2.
     even, ahead = np.array([[3, 3], [4, 3]]), np.array([[3, 3], [5, 3], [4, 3]])
@@ -199,6 +212,8 @@ def test_infobatch_prunes_half_of_the_easy_and_weighs_the_rest():
     ({"kind": "budget", "error": 0}, "error must be between 0 and 1, not 0"),
     ({"kind": "importance", "cap": 8}, "cap must be an integer from 0 to 7, not 8"),
     ({"kind": "importance", "extra": 0.5}, "extra must be an integer from 0 to 7, not 0.5"),
+    ({"kind": "importance", "extra": [1, 8]}, "extra must be an integer from 0 to 7, not 8"),
+    ({"kind": "importance", "extra": []}, r"extra must be an integer or a list .*, not \[\]"),
     ({"kind": "random"}, "random skipping takes either rate or follows, not None and ''"),
     ({"kind": "random", "rate": 1.0}, "rate must be from 0 to below 1, not 1.0"),
     ({"kind": "dbpd", "revision": math.inf}, "revision must be from 0 to 1, not inf"),

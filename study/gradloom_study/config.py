@@ -192,7 +192,7 @@ class Study:
         for policy in self.policies:
             if names.count(policy.name) > 1:
                 raise ValueError(f"two policies are called {policy.name!r}: rename one")
-            extra = policy.skip.get("extra", 0)
+            extra = np.max(policy.skip.get("extra", 0))
             if extra > self.rate:
                 raise ValueError(
                     f"policy {policy.name!r} has an extra of {extra}, for which no rate of "

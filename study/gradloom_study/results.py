@@ -89,8 +89,19 @@ class Folder:
             except OSError:
                 raise ValueError(f"another run keeps its results in {self.path}: wait for it, or "
                                  "choose another folder with -o") from None
+            self._adopt()
             self._check(study)
             yield
+
+    def _adopt(self) -> None:
+        """Take over the runs of a results file that came without them, such as a published one."""
+        path = self.path / RESULTS
+        for run in _read(path, {"runs"})["runs"] if path.is_file() else ():
+            known = self._cells / f"{run['cell']}.json"
+            if known.parent != self._cells:
+                raise ValueError(f"{path} has a run called {run['cell']!r}, no file's name")
+            if not known.exists():
+                write_file(known, json.dumps(run) + "\n")
 
     def _check(self, study: Study) -> None:
         other = (f"{self.path} has results of another configuration{{}}: choose another folder "

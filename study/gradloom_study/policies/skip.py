@@ -197,14 +197,26 @@ class Importance(Skip):
     ----------
     schedule, rng
         As of `Skip`.
-    cap, extra : int
+    cap : int
         From 0 to 7.
+    extra : int or list of int
+        Likewise; of a list, one for each of as many equal parts of the run: ``[1, 0]`` keeps half
+        as many in the first half, where there are few sure samples.
     """
 
-    def __init__(self, schedule, rng, *, cap: int = 4, extra: int = 0):
+    def __init__(self, schedule, rng, *, cap: int = 4, extra: int | list[int] = 0):
         super().__init__(schedule, rng)
-        field(cap, extra)                                   # refuse it early
-        self._cap, self._extra = cap, extra
+        self._extras = extra if isinstance(extra, list) else [extra]
+        if not self._extras:
+            raise ValueError("extra must be an integer or a list of at least one, not []")
+        for one in self._extras:
+            field(cap, one)                                 # refuse it early
+        self._cap = cap
+
+    @property
+    def _extra(self) -> int:
+        """That of the present epoch."""
+        return self._extras[self.epoch * len(self._extras) // self.schedule.epochs]
 
     def keep(self, judged, samples):
         """Return where the draws say so."""

@@ -13,6 +13,7 @@ pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
 from gradloom_host.cli import main  # noqa: E402
+from gradloom_study.config import VERSION  # noqa: E402
 from gradloom_study.data import DATA_SHAPES  # noqa: E402
 from gradloom_study.page import page  # noqa: E402
 from gradloom_study.results import load_results  # noqa: E402
@@ -136,9 +137,10 @@ def test_the_page_says_which_runs_an_earlier_version_made(results):
         run = content["runs"][1]
         del run["version"]
         run |= earlier
-        assert ("an earlier version of the arithmetic, 1; the present one, 2, would give others. "
-                "In between: [decision 12](decisions/0012") in page([(content, "")])
-        run["version"] = 2
+        assert ("an earlier version of the arithmetic, 1; the present one, "
+                f"{VERSION}, would give others. In between: [decision 12](decisions/0012"
+                ) in page([(content, "")])
+        run["version"] = VERSION
 
 
 def test_the_page_has_what_was_written_beside_the_results(results, tmp_path):

@@ -48,7 +48,7 @@ class GoldenMachine:
     Attributes
     ----------
     memory : dict of Region to int64 array (depth, lanes)
-        Buffers, elements unsigned as they lie there.
+        Buffers, elements unsigned as they lie there; of the scale table the exponents themselves.
     counters : dict of str to int
     """
 
@@ -74,6 +74,7 @@ class GoldenMachine:
             Bank.SAVE: Lfsr(Bank.SAVE, self.config.lane_count),
         }
         self.scales = Scales()
+        self.memory[Region.SCALE] = self.scales.exponents[:, None]
         self._loss = LossUnit(self.config)
         self._bias_sums = np.zeros((self.config.bias_depth, self.config.columns), np.int64)
         self._dots = (0, 0, 0)
@@ -97,9 +98,9 @@ class GoldenMachine:
             return
         flat, host_bits, per_word = self._window(region)
         elements = words[:, None] >> host_bits * np.arange(per_word) & (1 << self._bits[region]) - 1
-        flat[offset * per_word:(offset + len(words)) * per_word] = elements.ravel()
         if region == Region.SCALE:
-            self.scales.exponents[:] = sign_extend(flat, self._bits[region])
+            elements = sign_extend(elements, self._bits[region])
+        flat[offset * per_word:(offset + len(words)) * per_word] = elements.ravel()
 
     def read(self, address: int, count: int) -> np.ndarray:
         """Return `count` 32-bit words from consecutive addresses."""
@@ -109,6 +110,7 @@ class GoldenMachine:
             return np.array(values, np.uint32)
         flat, host_bits, per_word = self._window(region)
         elements = flat[offset * per_word:(offset + count) * per_word].reshape(-1, per_word)
+        elements = elements & (1 << self._bits[region]) - 1
         return (elements << host_bits * np.arange(per_word)).sum(axis=1).astype(np.uint32)
 
     def run(self, limit: int) -> int:
@@ -171,7 +173,6 @@ class GoldenMachine:
         if not self._error:
             d = Descriptor.decode(words)
             self._resolved = self.scales.resolve(d)
-            self._store_exponents()
             d = self._resolved.descriptor
             scaled = d.scaled and d.opcode not in (Opcode.LOAD, Opcode.SAVE)
             prepared = RESOLVE_CYCLES if scaled else 0
@@ -279,10 +280,6 @@ class GoldenMachine:
 
     def _rescale(self, d: Descriptor) -> None:
         self.scales.rescale()
-        self._store_exponents()
-
-    def _store_exponents(self) -> None:
-        self.memory[Region.SCALE][:, 0] = self.scales.exponents & 0xFF
 
     def _bus_rows(self, d: Descriptor) -> list[int]:
         """Return the addresses that a transfer reaches; note the error that ends it."""

@@ -29,6 +29,8 @@ from gradloom_host.tensors import Policy
 
 __all__ = ["MachineTraining", "RecordingMachine"]
 
+LOW_SHARE, LOW_EXPONENT = 0.25, -20
+
 
 class RecordingMachine(GoldenMachine):
     """`notes[region]` has the draws in the place of the values; `steps` those of weights' steps."""
@@ -115,6 +117,12 @@ class MachineTraining:
                 bias = self.machine.memory[Region.BIAS][
                     placed.bias_base:placed.bias_base + placed.tiles[3]]
                 bias.reshape(-1)[outputs:] = 0
+        # Some of what is written starts below its sums.
+        written = [tensor.scale for tensor in (
+            *self.network.activations, *self.network.gradients.values())]
+        for place in (*written, *self.network.raw_scales.values()):
+            if rng.random() < LOW_SHARE:
+                exponents[place] = LOW_EXPONENT
         last = len(graph.layers) - 1
         exponents[self.network.raw_scales[last]] = 1 - config.gradient_bits
         self.machine.write(Region.SCALE << OFFSET_BITS, exponents & 0xFF)

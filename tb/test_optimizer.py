@@ -22,6 +22,7 @@ RULES = [
     {"gradient_shift": 4}, {"gradient_shift": 0}, {"gradient_shift": 31},
     {"gradient_shift": 3, "momentum": 1, "decay_shift": 3, "rate_shift": 2},
     {"gradient_shift": 0, "momentum": 1, "decay_shift": 1, "rate_shift": 0},
+    {"gradient_shift": 5, "momentum": 1, "decay_shift": 7, "rate_shift": 8},
     {"gradient_shift": 7, "momentum": 1, "decay_shift": 0, "rate_shift": 31, "x_shift": 4},
     {"gradient_shift": 5, "x_shift": 6},
     {"drain": Drain.STORE, "x_shift": 2}, {"drain": Drain.STORE, "gradient_shift": 9},

@@ -1,6 +1,7 @@
 """The scale table resolves, measures and adapts as `gradloom_golden.scale` does."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -64,10 +65,13 @@ class Bench:
             table.append(ctx.get(getattr(self.dut, side[2])))
         np.testing.assert_array_equal(table, self.golden.exponents & 0xFF)
 
+    async def offer(self, ctx, d):
+        ctx.set(self.dut.descriptor.as_value(),
+                sum(word << 32 * index for index, word in enumerate(d.encode())))
+
     async def resolve(self, ctx, d):
         dut = self.dut
-        bits = sum(word << 32 * index for index, word in enumerate(d.encode()))
-        ctx.set(dut.descriptor.as_value(), bits)
+        await self.offer(ctx, d)
         await self.pulse(ctx, resolve=1)
         for _ in range(dut.RESOLVE_CYCLES - 1):
             assert not ctx.get(dut.resolved)
@@ -81,6 +85,11 @@ class Bench:
         assert not ctx.get(dut.resolved)
         found = ctx.get(dut.bias_shift), ctx.get(dut.exponent)
         assert found == (wanted.bias_shift, wanted.exponent)
+        return wanted
+
+    async def begin(self, ctx, resolved):
+        await self.pulse(ctx, begin=1)
+        self.golden.begin(resolved)
 
     async def measure(self, ctx, scale, values, rng, *, gradient=False, signed=True):
         """Offer words of values, and noise that is not to be measured."""
@@ -162,10 +171,17 @@ def test_resolves_as_the_golden_model(spread, rng):
         await bench.check(ctx, by_host=True)
         for d in descriptors(rng, 8):
             await bench.write(ctx, d.out_scale, int(rng.integers(-spread, spread)))
-            await bench.resolve(ctx, d)
+            resolved = await bench.resolve(ctx, d)
+            if rng.integers(4):
+                # Without, nothing was kept of it.
+                await bench.begin(ctx, resolved)
+            plain = replace(d, scaled=0, out_scale=(d.out_scale + 1) % SCALES)
             if rng.integers(4) == 0:
-                await bench.resolve(ctx, type(d).decode([d.encode()[0] & ~(1 << 22),
-                                                         *d.encode()[1:]]))
+                await bench.resolve(ctx, plain)
+            elif rng.integers(2) == 0:
+                # What is not scaled begins without being resolved.
+                await bench.offer(ctx, plain)
+                await bench.begin(ctx, bench.golden.resolve(plain))
         await bench.check(ctx)
 
     bench.run(job)

@@ -1,5 +1,7 @@
 """Whole training steps of random networks: the emulation equals the golden machine, bit for bit."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
@@ -11,11 +13,19 @@ torch = pytest.importorskip(
 from gradloom_golden.config import PRESETS  # noqa: E402
 from gradloom_golden.importance import error_shift, field, parts  # noqa: E402
 from gradloom_golden.program import SkipRule  # noqa: E402
-from gradloom_host.graph import Conv, Graph, Linear, Shape  # noqa: E402
+from gradloom_host.graph import (  # noqa: E402
+    Add,
+    AveragePool,
+    Conv,
+    Graph,
+    Linear,
+    Shape,
+)
 from gradloom_host.tensors import CompileError, Policy  # noqa: E402
-from gradloom_study import layers, loss  # noqa: E402
+from gradloom_study import loss  # noqa: E402
 from gradloom_study.draws import Replayed  # noqa: E402
 from gradloom_study.networks import Network, Spec  # noqa: E402
+from gradloom_study.scale import Scale  # noqa: E402
 from gradloom_study.step import Step  # noqa: E402
 from random_networks import random_graph  # noqa: E402
 from recording_machine import MachineTraining  # noqa: E402
@@ -31,24 +41,30 @@ SKIPS = [*({"threshold": threshold} for threshold in (65535, 30000, 9000)),
          {"skip_rule": SkipRule.IMPORTANCE, "threshold": field(4)}]
 
 
+def scales(network: Network, training: MachineTraining) -> Iterator[tuple[Scale, int]]:
+    """Yield every scale of the emulation with its place in the machine's table."""
+    placed = training.network
+    for index, member in enumerate(network.members):
+        if "y" in member.scales:
+            yield member.scales["y"], placed.activations[index].scale
+        if index and "dx" in member.scales:
+            yield member.scales["dx"], placed.raw_scales[index - 1]
+        if str(index) in network.meetings.scales:
+            yield network.meetings.scales[str(index)], placed.gradients[index].scale
+
+
 def emulated(training: MachineTraining) -> Network:
     """Return a network with the weights and exponents of the machine's."""
     graph, placed = training.graph, training.network
     network = Network(Spec(input=graph.input, layers=list(graph.layers)), width=4,
                       input_exponent=training.exponent(placed.scales["input"]))
-    for index, member in enumerate(network.members):
-        if "y" in member.scales:
-            member.scales["y"].exponent = training.exponent(placed.activations[index].scale)
-        if index and "dx" in member.scales:
-            member.scales["dx"].exponent = training.exponent(placed.raw_scales[index - 1])
-        if str(index) in network.meetings.scales:
-            network.meetings.scales[str(index)].exponent = training.exponent(
-                placed.gradients[index].scale)
-        if isinstance(member, layers.Weighted):
-            member.exponent = training.exponent(placed.weights[index].scale)
-            master, velocity, bias = (torch.from_numpy(np.array(part, np.float64))
-                                      for part in training.learned(index))
-            member.master, member.velocity, member.bias = master, velocity, bias
+    for scale, place in scales(network, training):
+        scale.exponent = training.exponent(place)
+    for index, member in network.weighted.items():
+        member.exponent = training.exponent(placed.weights[index].scale)
+        master, velocity, bias = (torch.from_numpy(np.array(part, np.float64))
+                                  for part in training.learned(index))
+        member.master, member.velocity, member.bias = master, velocity, bias
     return network
 
 
@@ -93,6 +109,26 @@ def test_steps_equal_the_golden_machine(seed, flat, data):
         compare(network, training)
 
 
+def test_every_sum_raises_its_exponent():
+    """All that a network writes starts with exponents below those of the sums."""
+    rng = np.random.default_rng(5)
+    graph = Graph(Shape(2, 8, 8), [
+        Conv(channels=4), Conv(channels=4, kernel=(1, 1), relu=False), Add(of=0),
+        AveragePool(size=2), Linear(features=3, relu=False)])
+    training = MachineTraining(CONFIG, graph, BATCH, rng)
+    policy = Policy(rate=3, lanes=(1, 1, 1))
+    for _, place in scales(emulated(training), training):
+        training.machine.scales.exponents[place] = -64
+    network = emulated(training)
+    images, labels = rng.integers(0, 256, (BATCH, 8, 8, 2)), rng.integers(0, 3, BATCH)
+    keep = training.step(images, labels, policy)
+    follow(network, images, labels, policy, keep, Replayed({
+        bank: [torch.from_numpy(np.array(part)) for part in parts]
+        for bank, parts in training.draws.items()}))
+    compare(network, training)
+    assert all(scale.exponent > -64 for scale, _ in scales(network, training))
+
+
 def follow(network, images, labels, policy, keep, draws):
     """Take the step that the machine took."""
     judged = loss.judge(network(torch.from_numpy(images), train=True), labels)
@@ -110,14 +146,12 @@ def follow(network, images, labels, policy, keep, draws):
 
 
 def compare(network, training):
-    placed = training.network
+    for scale, place in scales(network, training):
+        assert scale.exponent == training.exponent(place)
     for index, member in network.weighted.items():
         for ours, theirs in zip((member.master, member.velocity, member.bias),
                                 training.learned(index)):
             np.testing.assert_array_equal(ours.numpy(), theirs)
-        assert member.scales["y"].exponent == training.exponent(placed.activations[index].scale)
-        if index:
-            assert member.scales["dx"].exponent == training.exponent(placed.raw_scales[index - 1])
 
 
 def test_without_a_kept_sample_nothing_is_drawn_or_learned():

@@ -182,6 +182,7 @@ class GoldenMachine:
             if d is None:
                 prepared, cycles = prepared - 1, 1
             else:
+                self.scales.begin(self._resolved)
                 cycles = self._execute(d)
         if self._error:
             self._failed = index

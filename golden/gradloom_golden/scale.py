@@ -3,9 +3,10 @@
 A tensor is integers times ``2**exponent``. A descriptor names the exponents of what it reads and
 writes by their places in a table; its shifts are sums and differences of them.
 
-Shifts narrow sums and never widen them. An exponent that is measured therefore stays at or above
-that of the sums: below it no shift would do, the elements would be what they were, and the
-exponent, since they still seem small, would fall at every step and no longer say what they mean.
+Shifts narrow sums and never widen them. An exponent that is measured is therefore raised, before
+anything is written, to that of the sums: below it no shift would do, the elements would be what
+they were, and the exponent, since they still seem small, would fall at every step and no longer say
+what they mean.
 """
 
 from dataclasses import dataclass, replace
@@ -115,7 +116,7 @@ class Resolved:
     exponent : int
         Of X, for the loss. Like `bias_shift` it is 0 without `scaled`.
     out_exponent : int
-        Of what is written, as the table has it from here on.
+        Of what is written; the table has it once that begins.
     """
 
     descriptor: Descriptor
@@ -146,7 +147,8 @@ class Scales:
     def resolve(self, d: Descriptor) -> Resolved:
         """Return `d` with the shifts that follow from the table in place of its own.
 
-        With `d.measure` an exponent of the output for which no shift would be left is raised.
+        With `d.measure` an exponent of the output for which no shift would be left is raised, for
+        `begin` to put it in the table.
         """
         values = {
             name: int(self.exponents[getattr(d, f"{name}_scale")])
@@ -154,19 +156,24 @@ class Scales:
         }
         values["low"] = min(values["x"], values["d"])
         shifts = {}
+        out_exponent = values["out"]
         for name, formula in formulas_of(d).items():
             total = getattr(d, formula.field) if formula.field else 0
             total += sum(values[term] for term in formula.plus)
             total -= sum(values[term] for term in formula.minus)
             if name == "out_shift" and total < 0 and d.measure:
-                self.exponents[d.out_scale] = saturate(values["out"] - total, TABLE_BITS)
+                out_exponent = int(saturate(values["out"] - total, TABLE_BITS))
             if name == "bias_shift":
                 shifts[name] = max(int(saturate(total, formula.bits)), LEAST_BIAS_SHIFT)
             else:
                 shifts[name] = int(saturate(total, formula.bits, signed=False))
         bias_shift = shifts.pop("bias_shift", 0)
         return Resolved(replace(d, **shifts), bias_shift, values["x"] if d.scaled else 0,
-                        int(self.exponents[d.out_scale]))
+                        out_exponent)
+
+    def begin(self, resolved: Resolved) -> None:
+        """Let the table have the exponent of what a descriptor is about to write."""
+        self.exponents[resolved.descriptor.out_scale] = resolved.out_exponent
 
     def measure(self, scale: int, values, bits: int, *, signed: bool = True) -> None:
         """Count `values`, written in `bits` bits with exponent `scale` of the table."""

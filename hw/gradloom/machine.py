@@ -124,6 +124,7 @@ class Machine(wiring.Component):
             sequencer.resolved.eq(scales.resolved),
             sequencer.effective.eq(scales.effective),
             scales.resolve.eq(sequencer.resolve),
+            scales.begin.eq(sequencer.accept),
             scales.descriptor.eq(coming),
             sequencer.unit_ready.eq(self.scheduler.ready & ~busy.any() & ~self.starts),
             self.scheduler.start.eq(sequencer.accept & streams),

@@ -95,17 +95,19 @@ class RangeGroup(wiring.Component):
 class Scales(wiring.Component):
     """The exponents of tensors, as `gradloom_golden.scale` defines their use.
 
-    Three things happen independently. `resolved` comes `RESOLVE_CYCLES` after `resolve`; in that
-    cycle the exponent of an output that is measured and has no shift left is raised. Measured
-    words add to the counts of their scale; words of different scales are at least three cycles
-    apart. RESCALE takes `RESCALE_CYCLES`; a word measured before may still come in the cycle
-    after `start`. The table has one read and one write port: neither resolve nor rescale while the
-    host or a transfer uses it.
+    Three things happen independently. `resolved` comes `RESOLVE_CYCLES` after `resolve`; with
+    `begin`, then or later, the exponent of an output that is measured and has no shift left is
+    raised. Measured words add to the counts of their scale; words of different scales are at least
+    three cycles apart. RESCALE takes `RESCALE_CYCLES`; a word measured before may still come in
+    the cycle after `start`. The table has one read and one write port: none of resolve, begin and
+    rescale while the host or a transfer uses it.
 
     Members
     -------
     resolve : In(1)
         `descriptor` is new, and stays until `resolved`.
+    begin : In(1)
+        `descriptor` starts to compute. If it is `scaled`, it was the last to be resolved.
     descriptor : In(DescriptorLayout)
     resolved : Out(1)
         `effective` is valid in this cycle.
@@ -140,6 +142,7 @@ class Scales(wiring.Component):
         })
         super().__init__({
             "resolve": In(1),
+            "begin": In(1),
             "descriptor": In(DescriptorLayout),
             "resolved": Out(1),
             "effective": Out(DescriptorLayout),
@@ -228,9 +231,10 @@ class Scales(wiring.Component):
     def _raise(self, m, table, out, out_total):
         """Raise the exponent of the output to what a shift of zero makes of the sums."""
         raised = saturate(m, out - out_total, TABLE_BITS, name="raised")
-        with m.If(self.resolved & self.descriptor.measure & (out_total < 0)):
+        descriptor = self.descriptor
+        with m.If(self.begin & descriptor.scaled & descriptor.measure & (out_total < 0)):
             m.d.comb += [
-                table.write_parts.eq(1), table.write_address.eq(self.descriptor.out_scale),
+                table.write_parts.eq(1), table.write_address.eq(descriptor.out_scale),
                 table.write_data[0].eq(raised),
             ]
 

@@ -100,8 +100,7 @@ def test_steps_equal_the_golden_machine(seed, flat, data):
         images = rng.integers(0, 256, (BATCH, shape.height, shape.width, shape.channels))
         labels = rng.integers(0, classes, BATCH)
         keep = training.step(images, labels, policy)
-        draws = Replayed({bank: [torch.from_numpy(np.array(part)) for part in parts]
-                          for bank, parts in training.draws.items()})
+        draws = replayed(training)
         follow(network, images, labels, policy, keep, draws)
         draws.finish()
         training.rescale()
@@ -122,11 +121,15 @@ def test_every_sum_raises_its_exponent():
     network = emulated(training)
     images, labels = rng.integers(0, 256, (BATCH, 8, 8, 2)), rng.integers(0, 3, BATCH)
     keep = training.step(images, labels, policy)
-    follow(network, images, labels, policy, keep, Replayed({
-        bank: [torch.from_numpy(np.array(part)) for part in parts]
-        for bank, parts in training.draws.items()}))
+    follow(network, images, labels, policy, keep, replayed(training))
     compare(network, training)
     assert all(scale.exponent > -64 for scale, _ in scales(network, training))
+
+
+def replayed(training: MachineTraining) -> Replayed:
+    """Return what the machine drew in its last step."""
+    return Replayed({bank: [torch.from_numpy(np.array(part)) for part in some]
+                     for bank, some in training.draws.items()})
 
 
 def follow(network, images, labels, policy, keep, draws):

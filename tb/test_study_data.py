@@ -77,7 +77,7 @@ def test_shapes_are_known_of_all_data():
     assert DATA_SHAPES.keys() == DATA.keys()
 
 
-@pytest.mark.parametrize("change", ["short", "label", "missing", "empty"])
+@pytest.mark.parametrize("change", ["short", "cut", "label", "missing", "empty"])
 def test_a_damaged_binary_is_named(samples, tmp_path, change):
     for name, (planes, labels) in samples.items():
         records = np.concatenate([labels[:, None].astype(np.uint8), planes], axis=1)
@@ -86,6 +86,8 @@ def test_a_damaged_binary_is_named(samples, tmp_path, change):
     raw = bytearray(path.read_bytes())
     if change == "short":
         path.write_bytes(raw[:-1])
+    elif change == "cut":
+        path.write_bytes(raw[:-3073])
     elif change == "label":
         raw[0] = 77
         path.write_bytes(raw)
@@ -96,6 +98,7 @@ def test_a_damaged_binary_is_named(samples, tmp_path, change):
     kind, message = {
         "short": (ValueError, "data_batch_4.bin has 9218 bytes, no whole number of records of 3073"
                   ),
+        "cut": (ValueError, "data_batch_4.bin holds 2 images, fewer than another batch"),
         "label": (ValueError, "data_batch_4.bin holds label 77, not 0 to 9"),
         "missing": (FileNotFoundError, "There is no file .*data_batch_4.bin"),
         "empty": (ValueError, "data_batch_4.bin holds nothing"),

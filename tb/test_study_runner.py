@@ -76,6 +76,14 @@ def test_a_results_file_writes_nowhere_else(done, tmp_path):
         run_study(STUDY, tmp_path)
 
 
+def test_a_results_file_with_half_a_run_is_named(done, tmp_path):
+    content = json.loads((done / "results.json").read_text())
+    del content["runs"][1]["cell"]
+    (tmp_path / "results.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"results\.json is damaged \('cell'\): remove it"):
+        run_study(STUDY, tmp_path)
+
+
 def test_processes_give_what_one_gives(done, tmp_path):
     run_study(STUDY, tmp_path, processes=2)
     assert losses(tmp_path) == losses(done)

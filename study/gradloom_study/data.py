@@ -97,8 +97,12 @@ def cifar10(folder: Path | None) -> Images:
     for place in (folder, folder / "cifar-10-batches-bin", folder / "cifar-10-batches-py"):
         for suffix, read in ((".bin", _binary), ("", _python)):
             if (place / f"data_batch_1{suffix}").is_file():
-                parts = [_part(place / f"data_batch_{number}{suffix}", read)
-                         for number in range(1, 6)]
+                paths = [place / f"data_batch_{number}{suffix}" for number in range(1, 6)]
+                parts = [_part(path, read) for path in paths]
+                for path, part in zip(paths, parts, strict=True):
+                    if len(part[1]) != max(len(labels) for _, labels in parts):
+                        raise ValueError(f"{path} holds {len(part[1])} images, fewer than another "
+                                         f"batch: {REMEDY}")
                 test_images, test_labels = _part(place / f"test_batch{suffix}", read)
                 return Images(
                     name="cifar10", train_images=np.concatenate([part[0] for part in parts]),

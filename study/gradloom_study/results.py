@@ -97,6 +97,7 @@ class Folder:
         """Take over the runs of a results file that came without them, such as a published one."""
         path = self.path / RESULTS
         for run in _read(path, {"runs"})["runs"] if path.is_file() else ():
+            _need(path, run, RUN | {"fingerprint"})
             known = self._cells / f"{run['cell']}.json"
             if known.parent != self._cells:
                 raise ValueError(f"{path} has a run called {run['cell']!r}, no file's name")
@@ -221,16 +222,28 @@ class Folder:
 
 
 def _read(path: Path, needed: set[str], part: str = "") -> dict[str, Any]:
-    """Return an object of a JSON file that has what is needed."""
+    """Return an object of a JSON file, or a part of it, that has what is needed."""
     try:
         content = json.loads(path.read_text("utf-8"))
         content = content[part] if part else content
+    except (ValueError, LookupError, TypeError) as error:
+        raise _damaged(path, error) from error
+    return _need(path, content, needed)
+
+
+def _need(path: Path, content: Any, needed: set[str]) -> dict[str, Any]:
+    """Return what a file holds, if it has what is needed."""
+    try:
         if not needed <= content.keys():
             raise KeyError(*sorted(needed - content.keys()))
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged ({error}): remove it, and what the runs of the "
-                         "configuration know of it is written again") from error
+    except (LookupError, AttributeError) as error:
+        raise _damaged(path, error) from error
     return content
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path} is damaged ({error}): remove it, and what the runs of the "
+                      "configuration know of it is written again")
 
 
 def load_results(path: Path) -> dict[str, Any]:

@@ -99,9 +99,10 @@ def cifar10(folder: Path | None) -> Images:
             if (place / f"data_batch_1{suffix}").is_file():
                 paths = [place / f"data_batch_{number}{suffix}" for number in range(1, 6)]
                 parts = [_part(path, read) for path in paths]
-                for path, part in zip(paths, parts, strict=True):
-                    if len(part[1]) != max(len(labels) for _, labels in parts):
-                        raise ValueError(f"{path} holds {len(part[1])} images, fewer than another "
+                longest = max(len(labels) for _, labels in parts)
+                for path, (_, labels) in zip(paths, parts, strict=True):
+                    if len(labels) < longest:
+                        raise ValueError(f"{path} holds {len(labels)} images, fewer than another "
                                          f"batch: {REMEDY}")
                 test_images, test_labels = _part(place / f"test_batch{suffix}", read)
                 return Images(
